@@ -1,0 +1,305 @@
+"""What the stages hand to each other: where it lies, and the shape of the smaller records.
+
+Stages exchange files; a record is the typed form of a small JSON file. Larger things are Parquet
+(manifest, predictions), NumPy arrays (features) and safetensors (weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks import files
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Project:
+    """The places of a project, all relative to its root."""
+
+    root: Path
+
+    @property
+    def prepared(self) -> Path:
+        """Manifest, decoded store and summary of the data."""
+        return self.root / "data/prepared"
+
+    @property
+    def manifest(self) -> Path:
+        """One row a usable example, in a stable order; the row number is its index in the store.
+
+        Columns: `id` (sha256 of the decoded content, hex), `label` (str), `target` (int, index
+        into `summary.classes`), `split` (train | validation | test), `group` (str: near-duplicates
+        share one), `source` (str: where it came from, for people), and what the problem adds.
+        """
+        return self.prepared / "manifest.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """A `DataSummary` as JSON."""
+        return self.prepared / "summary.json"
+
+    @property
+    def augment(self) -> Path:
+        """`policy.json` (a `ViewPolicy`) and `preview.png`."""
+        return self.root / "outputs/augment"
+
+    def features(self, backbone: str) -> Path:
+        """Of one backbone: `embedding.json` (an `Embedding`) and one `.npy` a depth."""
+        return self.root / "outputs/features" / backbone
+
+    @property
+    def selection(self) -> Path:
+        """A `Selection` as JSON."""
+        return self.root / "outputs/select.json"
+
+    @property
+    def thaw_plan(self) -> Path:
+        """A `ThawPlan` as JSON."""
+        return self.root / "outputs/thaw_plan.json"
+
+    @property
+    def tuning(self) -> Path:
+        """A `Tuning` as JSON: the merged training parameters."""
+        return self.root / "outputs/tune.json"
+
+    @property
+    def train(self) -> Path:
+        """`weights.safetensors`, `history.csv` (a row an epoch), `run.json` (a `TrainRun`)."""
+        return self.root / "outputs/train"
+
+    @property
+    def evaluate(self) -> Path:
+        """`predictions.parquet`, `evaluation.json`."""
+        return self.root / "outputs/evaluate"
+
+    @property
+    def reports(self) -> Path:
+        """`metrics.json`, `report.html`."""
+        return self.root / "reports"
+
+    @property
+    def models(self) -> Path:
+        """The packaged model."""
+        return self.root / "models"
+
+    @property
+    def scratch(self) -> Path:
+        """What can be deleted at any time when nothing runs: caches, checkpoints, spools, locks."""
+        return self.root / ".thawline"
+
+
+def _read(path: Path) -> Any:
+    return files.read_json(path)
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What `prepare` found, for people and for the report."""
+
+    problem: str
+    classes: list[str]  # in the order of `target`
+    counts: dict[str, dict[str, int]]  # split → class → examples
+    digest: str  # of ids, labels, splits and groups: the version of the data
+    unreadable: list[dict[str, str]]  # source, reason
+    exact_duplicates: list[dict[str, str]]  # source, kept, action
+    near_duplicate_groups: int  # groups of more than one example
+    near_duplicate_examples: int  # examples in those groups
+    conflicts: list[dict[str, str]]  # same content, different label: source, label, other_label
+    given_splits: list[str]  # splits that the data brought
+    details: dict[str, Any] = field(default_factory=dict)  # what the problem adds, such as sizes
+
+    @classmethod
+    def read(cls, path: Path) -> DataSummary:
+        return cls(**_read(path))
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """The augmentation policy, resolved: what it takes to make view `v` of an example again.
+
+    View 0 is the plain one (evaluation); views 1… are augmented, each example's random choices
+    drawn from a generator seeded with (`seed`, view, example id).
+    """
+
+    problem: str
+    seed: int
+    views: int  # augmented views that are kept when the frozen part is cached
+    image_size: int
+    resize: str
+    transforms: list[dict[str, Any]]  # [{name, arguments}], of torchvision.transforms.v2
+
+    @classmethod
+    def read(cls, path: Path) -> ViewPolicy:
+        return cls(**_read(path))
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in a backbone's order; a thaw line can lie below any of them."""
+
+    name: str  # a path of modules, such as `features.14`; the last layer is `head`
+    parameters: int
+    buffers: int
+    flops: int  # multiply-adds of one example's forward pass
+    output_bytes: int  # of one example's output, in 2-byte floats
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What `embed` found out about one backbone."""
+
+    backbone: str
+    weights_sha256: str
+    weights_source: str
+    licence: str
+    pretraining: str
+    layers: list[Layer]
+    depths: dict[str, str]  # layer name → file of its pooled features, [n, d] float32, n = not test
+    rows: str  # file of the manifest rows those features belong to, [n] int64
+
+    @classmethod
+    def read(cls, path: Path) -> Embedding:
+        value = _read(path)
+        return cls(**{**value, "layers": [Layer(**x) for x in value["layers"]]})
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backbone's standing in the choice."""
+
+    backbone: str
+    parameters: int
+    flops: int
+    ridge: float  # leave-one-out accuracy of a ridge head on train + validation features
+    knn: float  # leave-one-out accuracy of k nearest neighbours
+    score: float  # what the rank is by; higher is better
+    rank: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen backbone, the evidence, and what the next stages need to know of it."""
+
+    backbone: str
+    why: str  # one sentence
+    candidates: list[Candidate]  # by rank
+    weights_sha256: str
+    weights_source: str
+    licence: str
+    pretraining: str
+    layers: list[Layer]
+    examples: int  # of the training split
+    classes: int
+
+    @classmethod
+    def read(cls, path: Path) -> Selection:
+        value = _read(path)
+        return cls(
+            **{
+                **value,
+                "candidates": [Candidate(**x) for x in value["candidates"]],
+                "layers": [Layer(**x) for x in value["layers"]],
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training in which the same layers learn."""
+
+    name: str
+    epochs: int | None  # None: the rest of train.epochs
+    learning_rates: dict[str, float]  # layer → rate relative to train.learning_rate; others frozen
+
+
+@dataclass(frozen=True)
+class ThawPlan:
+    """Which layers learn when and how fast, and what of the frozen part can be kept."""
+
+    strategy: str
+    backbone: str
+    weights_sha256: str
+    layers: list[Layer]
+    phases: list[Phase]
+    thaw_line: str  # the lowest layer that learns in any phase
+    frozen_share: float  # share of the forward compute below the thaw line of all phases
+    cache: bool  # keep the output of the layers below each phase's thaw line
+    cache_bytes: int  # of that output for all views, scratch that can be deleted
+    batch_norm: Literal["train", "frozen"]
+    why: str
+
+    @classmethod
+    def read(cls, path: Path) -> ThawPlan:
+        value = _read(path)
+        return cls(
+            **{
+                **value,
+                "layers": [Layer(**x) for x in value["layers"]],
+                "phases": [Phase(**x) for x in value["phases"]],
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The training parameters after tuning, as `params.TrainParams` reads them, and the evidence."""
+
+    train: dict[str, Any]
+    changed: dict[str, float]  # key path → tuned value
+    trials: list[dict[str, Any]]  # number, values, validation_loss, validation_accuracy
+    why: str
+
+    @classmethod
+    def read(cls, path: Path) -> Tuning:
+        return cls(**_read(path))
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """The record of one training: what ran, what it cost, and the proof that frozen = frozen."""
+
+    run_key: str  # ours, made before the tracking server is asked; a tag of the MLflow run
+    mlflow_run_id: str | None  # None: the tracking server did not answer; found by run_key later
+    resumed_from_step: int  # 0: never interrupted
+    steps: int
+    best_epoch: int
+    stopped_early: bool
+    frozen_before: dict[str, str]  # phase → sha256 of all frozen parameters and buffers
+    frozen_after: dict[str, str]
+    seconds: float  # from decoded images to final weights; the prefix pass is charged when cached
+    cpu_seconds: float
+    prefix_seconds: float  # of that, the frozen prefix
+    prefix_cached: bool  # whether a cache spared it
+    peak_anonymous_mb: float
+    device: str
+    precision: str
+    threads: int
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> TrainRun:
+        return cls(**_read(path))
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))

@@ -1,0 +1,6 @@
+"""Thaw strategies: one file each, found by its name.
+
+A strategy is a module with `plan(layers, params) -> list[Phase]`: which layers learn in which
+phase and how fast. It sees the names and costs of layers (the last one is `head`), so it needs no
+torch. Rates are relative to `train.learning_rate`.
+"""
