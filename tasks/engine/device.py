@@ -1,0 +1,79 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.errors import ThawlineError
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the precision of matrix products on it; weights stay float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context for forward passes."""
+        mixed = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Copy a batch to the device, without waiting where the device allows it."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+def resolve(device: str = "auto", precision: str = "auto") -> Compute:
+    """The device and precision that `params.yaml` asks for; `auto` takes the fastest safe one.
+
+    Raises `ThawlineError` when the device is not there or cannot compute in that precision.
+    """
+    chosen = _device(device)
+    if precision == "auto":
+        return Compute(chosen, _fast_dtype(chosen))
+    dtype = _DTYPES[precision]
+    if dtype == torch.float16 and chosen.type == "cpu":
+        raise ThawlineError("precision float16 needs a GPU; set precision to auto or bfloat16")
+    return Compute(chosen, dtype)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ThawlineError(f"device {name!r}: {found} CUDA devices found; set device to auto")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ThawlineError("device 'mps' is not available here; set device to auto")
+    return chosen
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies in it, else float16 on a GPU, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    if device.type == "cpu" and any(
+        torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+    ):
+        return torch.bfloat16
+    return torch.float32
