@@ -169,7 +169,8 @@ def _block(model: nn.Module, target: Any, head: str) -> str:
     """The block that a module belongs to: its path down to the first part that holds no blocks."""
     if target == head or str(target).startswith(f"{head}."):
         return HEAD
-    module, path = model, []
+    module = model
+    path: list[str] = []
     for part in str(target).split("."):
         around_head = head.startswith("".join(f"{p}." for p in path))
         if not around_head and not _holds_blocks(module):

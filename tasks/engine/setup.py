@@ -1,0 +1,207 @@
+"""What a training needs, built from a project: network, inputs at each thaw line, first head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import tasks.problems
+from tasks import plugins
+from tasks.engine import heads
+from tasks.engine.device import Compute, resolve
+from tasks.engine.feeds import Feed, Fresh, Kept
+from tasks.engine.loop import PhaseData, State, Trainer
+from tasks.engine.network import Network
+from tasks.engine.prefix import Prefix, cpu_seconds
+from tasks.engine.split import chain
+from tasks.errors import ThawlineError
+from tasks.freeze import start
+from tasks.params import Params, TrainParams
+from tasks.problems import Examples
+from tasks.records import DataSummary, Project, ThawPlan, ViewPolicy
+
+PREFIX_VERSION = 1  # raise it when the same frozen part would give other numbers
+
+
+@dataclass
+class Setup:
+    """A network about to be trained on a project's data."""
+
+    project: Project
+    params: Params
+    plan: ThawPlan
+    settings: TrainParams
+    policy: ViewPolicy
+    compute: Compute
+    model: nn.Module
+    network: Network
+    examples: Examples
+    rows: dict[str, npt.NDArray[np.int64]]  # split → manifest rows
+    targets: dict[str, Tensor]  # split → [n] int64
+    classes: int
+    digest: str
+    prefix_seconds: float = 0.0
+    prefix_cpu_seconds: float = 0.0
+    prefix_spared: bool = False
+    _data: dict[int, PhaseData] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, project: Project, params: Params, plan: ThawPlan, settings: TrainParams) -> Setup:
+        """Load data and backbone; the weights must be those of the plan."""
+        problem = plugins.load(tasks.problems, params.problem)
+        compute = resolve(params.device, params.precision)
+        policy = ViewPolicy.read(project.augment / "policy.json")
+        summary = DataSummary.read(project.summary)
+        backbone = problem.backbone(plan.backbone, params.embed, project.root)
+        if backbone.weights_sha256 != plan.weights_sha256:
+            raise ThawlineError(
+                f"the weights of {plan.backbone} are no longer those of the thaw plan; "
+                "run: thawline run --from embed"
+            )
+        torch.manual_seed(params.seed)  # of a random head
+        model, head = problem.build(plan.backbone, len(summary.classes), settings.head)
+        _transfer(backbone.model, model, head)
+        model = model.to(compute.device, memory_format=torch.channels_last).eval()
+        examples = problem.examples(project, policy, backbone)
+        manifest = pd.read_parquet(project.manifest, columns=["split", "target"])
+        rows = {
+            split: np.flatnonzero((manifest["split"] == split).to_numpy())
+            for split in ("train", "validation")
+        }
+        targets = {
+            split: torch.from_numpy(manifest["target"].to_numpy()[chosen].astype(np.int64))
+            for split, chosen in rows.items()
+        }
+        example = compute.send(examples.batch(rows["train"][:1], 0))
+        return cls(
+            project=project,
+            params=params,
+            plan=plan,
+            settings=settings,
+            policy=policy,
+            compute=compute,
+            model=model,
+            network=Network.of(chain(model, head, example)),
+            examples=examples,
+            rows=rows,
+            targets=targets,
+            classes=len(summary.classes),
+            digest=summary.digest,
+        )
+
+    def trainer(self, folder: Path | None, on_checkpoint: Callable[[State], None]) -> Trainer:
+        return Trainer(
+            self.network,
+            self.plan.phases,
+            self.settings,
+            seed=self.params.seed,
+            compute=self.compute,
+            frozen_norms=self.plan.batch_norm == "frozen",
+            folder=folder,
+            on_checkpoint=on_checkpoint,
+        )
+
+    def data(self, index: int) -> PhaseData:
+        """The inputs of a phase, at its thaw line; what the plan keeps is computed once."""
+        if index not in self._data:
+            line = start(self.plan.layers, self.plan.phases[index])
+            self._data[index] = PhaseData(
+                self._feed("train", line, index),
+                self.targets["train"],
+                self._feed("validation", line, index),
+                self.targets["validation"],
+            )
+        return self._data[index]
+
+    def init_head(self) -> tuple[float, float]:
+        """Start a linear head in closed form; returns the seconds and CPU seconds that took."""
+        line = start(self.plan.layers, self.plan.phases[0])
+        data = self.data(0)
+        begun, cpu = time.perf_counter(), cpu_seconds()
+        linear = heads.linear_of(self.network.modules[-1])
+        if linear is not None and self.settings.head.init == "closed_form":
+            top = self.network.run(line, -1)
+            features = self._features(top, data.train, self.targets["train"])
+            held_out = self._features(top, data.validation, self.targets["validation"])
+            weight, bias = heads.solve(
+                features,
+                self.targets["train"],
+                held_out,
+                self.targets["validation"],
+                self.classes,
+            )
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
+        return time.perf_counter() - begun, cpu_seconds() - cpu
+
+    def model_state(self) -> dict[str, Tensor]:
+        """All parameters and buffers of the model, on the CPU, under the library's own names."""
+        return {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+
+    def _feed(self, split: str, line: int, index: int) -> Feed:
+        rows = self.rows[split]
+        augmented = split == "train" and bool(self.policy.transforms)
+        prefix = self._prefix(line)
+        if not (self.plan.cache and line):
+            return Fresh(prefix, rows, augmented)
+        epochs = self.plan.phases[index].epochs or self.settings.epochs
+        views = range(1, min(self.policy.views, epochs) + 1) if augmented else [0]
+        kept = [prefix.keep(rows, view) for view in views]
+        self.prefix_seconds += sum(k.seconds for k in kept)
+        self.prefix_cpu_seconds += sum(k.cpu_seconds for k in kept)
+        self.prefix_spared = all(k.spared for k in kept)
+        return Kept([k.values for k in kept], self.compute)
+
+    def _prefix(self, line: int) -> Prefix:
+        return Prefix(
+            folder=self.project.scratch / "prefix",
+            module=self.network.run(0, line).eval(),
+            examples=self.examples,
+            compute=self.compute,
+            batch_size=self.params.embed.batch_size,
+            identity={
+                "version": PREFIX_VERSION,
+                "data": self.digest,
+                "policy": _without_count(self.policy),
+                "weights": self.plan.weights_sha256,
+                "layers": self.network.names[:line],
+                "threads": self.params.threads,
+                "torch": torch.__version__,
+            },
+        )
+
+    def _features(self, top: nn.Module, feed: Feed, targets: Tensor) -> Tensor:
+        """Output of the layer below the head for all examples of a feed, [n, d] on the CPU."""
+        size = self.params.embed.batch_size
+        places = np.arange(len(targets))
+        batches = [places[i : i + size] for i in range(0, len(places), size)]
+        top.eval()
+        with torch.no_grad(), self.compute.autocast():
+            return torch.cat([top(x).float().cpu().flatten(1) for x in feed.batches(batches, 0)])
+
+
+def _without_count(policy: ViewPolicy) -> dict[str, object]:
+    """A view does not depend on how many there are."""
+    return dict(replace(policy, views=0).__dict__)
+
+
+def _transfer(backbone: nn.Module, model: nn.Module, head: str) -> None:
+    """Copy the pretrained weights below the head; anything else that is missing is a defect."""
+    own = {
+        key: value
+        for key, value in backbone.state_dict().items()
+        if key != head and not key.startswith(f"{head}.")
+    }
+    result = model.load_state_dict(own, strict=False)
+    lost = [key for key in result.missing_keys if not key.startswith(head)]
+    if lost or result.unexpected_keys:
+        raise ThawlineError(f"backbone and model differ in {(lost + result.unexpected_keys)[:3]}")

@@ -1,0 +1,13 @@
+"""Everything learns from the first step; nothing is frozen, so nothing can be computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.params import FreezeParams
+from tasks.records import Layer, Phase
+from tasks.thaw_strategies import _rates
+
+
+def plan(layers: Sequence[Layer], params: FreezeParams) -> list[Phase]:
+    return [Phase("all", None, _rates.from_layer(layers, 0, params))]

@@ -1,0 +1,135 @@
+"""train: the phases of the thaw plan on the one training loop, with its record and its proof."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import files, tracking, versions
+from tasks.params import Params, TrainParams
+from tasks.records import DataSummary, Project, ThawPlan, TrainRun, Tuning
+
+if TYPE_CHECKING:
+    from tasks.engine.loop import State, Trainer
+
+KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in scratch
+
+
+def run(project: Project, params: Params) -> None:
+    """Train, or go on where a killed training stopped, and write weights, history and record."""
+    from tasks.engine.memory import PeakMemory
+    from tasks.engine.setup import Setup
+
+    plan = ThawPlan.read(project.thaw_plan)
+    settings = TrainParams(**Tuning.read(project.tuning).train)
+    with PeakMemory() as memory:
+        setup = Setup.make(project, params, plan, settings)
+        folder = _scratch(project, _identity(project, params, setup.compute.precision))
+        run_key = _run_key(folder)
+        name = f"{plan.backbone} {plan.strategy}"
+        header = tracking.header(project, params, name, {"thawline.thaw_line": plan.thaw_line})
+        spool = tracking.Spool.open(project, run_key, header)
+        tracking.start_drainer(project)  # it ends by itself
+        sent = 0
+
+        def report(state: State) -> None:
+            nonlocal sent
+            spool.extend(state.points[sent:], start=sent)  # type: ignore[arg-type]
+            sent = len(state.points)
+
+        trainer = setup.trainer(folder, report)
+        if not trainer.restore():
+            trainer.state.seconds, trainer.state.cpu_seconds = setup.init_head()
+        state = trainer.fit(setup.data)
+        spool.end()
+        peak = memory.mb
+    weights = _write(project, setup.model_state(), state)
+    record = _record(params, setup, trainer, run_key, peak)
+    record.write(weights.with_name("run.json"))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: float) -> TrainRun:
+    state = trainer.state
+    project: Project = setup.project
+    return TrainRun(
+        run_key=run_key,
+        mlflow_run_id=tracking.run_id(project, run_key, wait_seconds=20),
+        resumed_from_step=trainer.resumed_from_step,
+        steps=state.step,
+        best_epoch=state.best_epoch,
+        stopped_early=state.stopped_early,
+        frozen_before=state.frozen_before,
+        frozen_after=state.frozen_after,
+        seconds=round(state.seconds + setup.prefix_seconds, 2),
+        cpu_seconds=round(state.cpu_seconds + setup.prefix_cpu_seconds, 2),
+        prefix_seconds=round(setup.prefix_seconds, 2),
+        prefix_cached=setup.prefix_spared,
+        peak_anonymous_mb=peak,
+        device=str(setup.compute.device),
+        precision=setup.compute.precision,
+        threads=params.threads,
+        versions={
+            name: importlib.metadata.version(name)
+            for name in ("thawline", "torch", "torchvision", "timm")
+        },
+    )
+
+
+def _write(project: Project, weights: dict[str, Any], state: State) -> Path:
+    from safetensors.torch import save_file
+
+    project.train.mkdir(parents=True, exist_ok=True)
+    path = project.train / "weights.safetensors"
+    with files.atomic(path) as temporary:
+        save_file(weights, temporary)
+    with (
+        files.atomic(project.train / "history.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(state.history[0]))
+        writer.writeheader()
+        writer.writerows(state.history)
+    return path
+
+
+def _identity(project: Project, params: Params, precision: str) -> str:
+    """A digest of all that determines this training; checkpoints of another are never taken up."""
+    return files.sha256_json(
+        {
+            "data": DataSummary.read(project.summary).digest,
+            "policy": files.sha256_file(project.augment / "policy.json"),
+            "plan": files.sha256_file(project.thaw_plan),
+            "tuning": files.sha256_file(project.tuning),
+            "seed": params.seed,
+            "threads": params.threads,
+            "precision": precision,
+            "batch_size": params.embed.batch_size,
+            "version": versions.VERSIONS["train"],
+        }
+    )
+
+
+def _scratch(project: Project, identity: str) -> Path:
+    """The folder of this training's checkpoints; the oldest of other trainings are dropped."""
+    parent = project.scratch / "checkpoints"
+    folder = parent / identity[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted((f for f in parent.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)
+    for old in others[: -KEPT_TRAININGS or None]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _run_key(folder: Path) -> str:
+    """The key of this training's run, the same after a resume."""
+    path = folder / "run_key.json"
+    if not path.is_file():
+        key = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        files.write_json(path, {"run_key": key})
+    return str(files.read_json(path)["run_key"])

@@ -1,0 +1,161 @@
+"""tune: a search over training parameters on cached features; seconds, not hours.
+
+A trial trains the head alone on the chosen backbone's frozen features, by the one training loop,
+and is judged by its validation loss. Only what `tune.space` names may change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import ThawlineError
+from tasks.params import Params, SearchRange, TrainParams
+from tasks.params import replace as replace_params
+from tasks.progress import progress
+from tasks.records import DataSummary, Embedding, Phase, Project, Selection, Tuning
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.engine.loop import PhaseData
+
+
+def run(project: Project, params: Params) -> None:
+    """Write the merged training parameters and the evidence behind what was tuned."""
+    written = params.train.model_dump()
+    if not params.tune.trials:
+        Tuning(written, {}, [], "not tuned: tune.trials is 0").write(project.tuning)
+        return
+    trials = _search(project, params)
+    if not trials:
+        raise ThawlineError("no tuning trial ended with a finite loss; narrow tune.space")
+    best = min(trials, key=lambda trial: (trial["validation_loss"], trial["number"]))
+    tuned = replace_params(params, best["values"]).train.model_dump()
+    changed = ", ".join(f"{k.removeprefix('train.')} {v:.3g}" for k, v in best["values"].items())
+    why = (
+        f"trial {best['number']} of {len(trials)} has the lowest validation loss "
+        f"({best['validation_loss']:.4f}): {changed}"
+    )
+    Tuning(tuned, best["values"], trials, why).write(project.tuning)
+
+
+def _search(project: Project, params: Params) -> list[dict[str, Any]]:
+    """Run the trials; the values written in `params.yaml` are the first one where they fit."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    data, width, classes = _data(project)
+    sampler = optuna.samplers.TPESampler(seed=params.seed)
+    study = optuna.create_study(sampler=sampler)
+    start = {path: _written(params.train, path) for path in params.tune.space}
+    if all(_allows(params.tune.space[path], value) for path, value in start.items()):
+        study.enqueue_trial(start)
+    trials = []
+    with progress("tuning", params.tune.trials) as advance:
+        for _ in range(params.tune.trials):
+            trial = study.ask()
+            values = {path: _suggest(trial, path, r) for path, r in params.tune.space.items()}
+            settings = replace_params(params, values).train
+            try:
+                loss, accuracy = _judge(data, width, classes, params, settings)
+            except ThawlineError:  # a loss that is not finite: this trial has failed, others go on
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, loss)
+                trials.append(
+                    {
+                        "number": trial.number,
+                        "values": values,
+                        "validation_loss": loss,
+                        "validation_accuracy": accuracy,
+                    }
+                )
+                advance(1, loss=loss, accuracy=accuracy)
+    return trials
+
+
+def _judge(
+    data: PhaseData, width: int, classes: int, params: Params, settings: TrainParams
+) -> tuple[float, float]:
+    """Validation loss (without smoothing) and accuracy of a head trained with some settings."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    from tasks.engine import heads
+    from tasks.engine.device import resolve
+    from tasks.engine.loop import Trainer
+    from tasks.engine.network import Network
+
+    torch.manual_seed(params.seed)
+    head = nn.Sequential(*heads.layers(width, classes, settings.head))
+    trainer = Trainer(
+        Network(["head"], [head]),
+        [Phase("head", None, {"head": 1.0})],
+        settings,
+        seed=params.seed,
+        compute=resolve("cpu", "float32"),
+        frozen_norms=False,
+        folder=None,
+    )
+    trainer.fit(lambda _: data)
+    with torch.no_grad():
+        (inputs,) = data.validation.batches([_all(data.validation_targets)], 0)
+        logits = head(inputs)
+    loss = functional.cross_entropy(logits, data.validation_targets).item()
+    accuracy = (logits.argmax(1) == data.validation_targets).float().mean().item()
+    return round(loss, 6), round(accuracy, 6)
+
+
+def _data(project: Project) -> tuple[PhaseData, int, int]:
+    """Training and validation features of the chosen backbone, their width, and the classes."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from tasks.engine.device import resolve
+    from tasks.engine.feeds import Kept
+    from tasks.engine.loop import PhaseData
+
+    folder = project.features(Selection.read(project.selection).backbone)
+    embedding = Embedding.read(folder / "embedding.json")
+    features = torch.from_numpy(np.load(folder / list(embedding.depths.values())[-1]))
+    rows = np.load(folder / embedding.rows)
+    manifest = pd.read_parquet(project.manifest, columns=["split", "target"]).iloc[rows]
+    compute = resolve("cpu", "float32")
+    scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
+
+    def part(split: str) -> tuple[Kept, Tensor]:
+        chosen = torch.from_numpy((manifest["split"] == split).to_numpy())
+        targets = torch.from_numpy(manifest["target"].to_numpy().astype(np.int64))[chosen]
+        return Kept([scaled[chosen]], compute), targets
+
+    classes = len(DataSummary.read(project.summary).classes)
+    return PhaseData(*part("train"), *part("validation")), features.shape[1], classes
+
+
+def _all(targets: Tensor) -> Any:
+    import numpy as np
+
+    return np.arange(len(targets))
+
+
+def _suggest(trial: Any, path: str, choices: SearchRange) -> float:
+    if choices.choices is not None:
+        return float(trial.suggest_categorical(path, choices.choices))
+    return float(trial.suggest_float(path, choices.low, choices.high, log=choices.log))
+
+
+def _allows(choices: SearchRange, value: float) -> bool:
+    if choices.choices is not None:
+        return value in choices.choices
+    return bool(choices.low is not None and choices.high is not None) and (
+        choices.low <= value <= choices.high  # type: ignore[operator]
+    )
+
+
+def _written(train: TrainParams, path: str) -> float:
+    value: Any = train
+    for key in path.split(".")[1:]:
+        value = getattr(value, key)
+    return float(value)

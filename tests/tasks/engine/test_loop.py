@@ -1,0 +1,226 @@
+"""The loop: what is frozen stays frozen, what learns moves, and a kill changes nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks import files
+from tasks.engine import checkpoint
+from tasks.engine.network import digest
+from tasks.errors import ThawlineError
+from tests.tasks.engine import training
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def fit(folder: Path | None = None, **changes: object) -> tuple[training.Network, training.Trainer]:
+    net = training.network()
+    trainer = training.trainer(folder, net, **changes)
+    trainer.restore()
+    trainer.fit(lambda index: training.at_line(net, index))
+    return net, trainer
+
+
+def test_frozen_layers_do_not_move_and_learning_ones_do() -> None:
+    before = {k: v.clone() for k, v in training.network().state().items()}
+    net, trainer = fit()
+    after = net.state()
+    for key, value in after.items():
+        if key.startswith("block0."):
+            assert torch.equal(value, before[key]), key
+    moved = [k for k in after if not torch.equal(after[k], before[k])]
+    assert any(k.startswith("block1.") and "running_mean" in k for k in moved)
+    assert {k.split(".")[0] for k in moved} == {"block1", "block2", "head"}
+    assert trainer.state.frozen_before == trainer.state.frozen_after
+    assert list(trainer.state.frozen_before) == ["1 head", "2 all above"]
+
+
+def test_frozen_batch_norms_keep_their_statistics_while_their_layer_learns() -> None:
+    before = training.network().state()
+    net = training.network()
+    trainer = training.trainer(None, net, epochs=30)
+    trainer.frozen_norms = True
+    trainer.fit(lambda index: training.at_line(net, index))
+    after = net.state()
+    assert all(torch.equal(after[k], before[k]) for k in after if "running" in k)
+    assert not torch.equal(after["block1.0.weight"], before["block1.0.weight"])
+
+
+def test_training_learns() -> None:
+    _, trainer = fit(epochs=40, learning_rate=0.03)
+    history = trainer.state.history
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    assert [row["epoch"] for row in history] == list(range(1, 41))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first, _ = fit()
+    second, _ = fit()
+    assert digest(first.state()) == digest(second.state())
+    net = training.network()
+    other = training.trainer(None, net)
+    other.seed = 6
+    other.fit(lambda index: training.at_line(net, index))
+    assert digest(net.state()) != digest(first.state())
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8, 9, 13, 20, 31])
+def test_a_resume_after_any_step_ends_in_the_same_bits(tmp_path: Path, stop: int) -> None:
+    """Steps 8 and 9 lie around the change of phase (4 steps an epoch, 2 epochs)."""
+    whole, uninterrupted = fit()
+
+    class Stopped(Exception):
+        pass
+
+    net = training.network()
+    first = training.trainer(tmp_path, net)
+
+    def interrupt(state: object) -> None:
+        if first.state.step >= stop:
+            raise Stopped
+
+    first.on_checkpoint = interrupt
+    with pytest.raises(Stopped):
+        first.fit(lambda index: training.at_line(net, index))
+    resumed, second = fit(tmp_path)
+    assert second.resumed_from_step == stop
+    assert digest(resumed.state()) == digest(whole.state())
+    assert second.state.history == uninterrupted.state.history
+    points = [[(p["key"], p["step"], p["value"]) for p in t.state.points]
+              for t in (second, uninterrupted)]  # fmt: skip
+    assert points[0] == points[1]
+
+
+def run_program(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.tasks.engine.training", str(folder), str(epochs)],
+        start_new_session=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def kill_and_resume(folder: Path, epochs: int, chance: random.Random) -> int:
+    """SIGKILL a training at a random moment after a checkpoint; returns the step it went on at."""
+    program = run_program(folder, epochs)
+    while not list((folder / "checkpoints").glob("step-*.json")) and program.poll() is None:
+        time.sleep(0.005)
+    time.sleep(chance.random() * 0.5)
+    os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
+    assert run_program(folder, epochs).wait() == 0
+    return int(files.read_json(folder / "end.json")["resumed_from_step"])
+
+
+def test_sigkill_at_a_random_moment_changes_nothing(tmp_path: Path) -> None:
+    epochs = 60
+    assert run_program(tmp_path / "whole", epochs).wait() == 0
+    chance = random.Random(1)
+    for attempt in range(2):
+        folder = tmp_path / f"killed{attempt}"
+        assert kill_and_resume(folder, epochs, chance) > 0
+        assert same_end(tmp_path / "whole", folder)
+
+
+def same_end(whole: Path, other: Path) -> bool:
+    one, two = (files.read_json(f / "end.json") for f in (whole, other))
+    assert one["history"] == two["history"]
+    assert one["points"] == two["points"]
+    weights = [files.sha256_file(f / "weights.safetensors") for f in (whole, other)]
+    return weights[0] == weights[1]
+
+
+@pytest.mark.long
+def test_fifty_sigkills_change_nothing(tmp_path: Path) -> None:
+    epochs = 60
+    assert run_program(tmp_path / "whole", epochs).wait() == 0
+    chance = random.Random(2)
+    resumed = []
+    for attempt in range(50):
+        folder = tmp_path / f"killed{attempt}"
+        resumed.append(kill_and_resume(folder, epochs, chance))
+        assert same_end(tmp_path / "whole", folder)
+    assert all(step > 0 for step in resumed)
+    assert len(set(resumed)) > 10
+
+
+def test_sigterm_writes_a_checkpoint_and_ends_with_143(tmp_path: Path) -> None:
+    program = run_program(tmp_path, 400)
+    while not list((tmp_path / "checkpoints").glob("step-*.json")):
+        time.sleep(0.01)
+    program.terminate()
+    assert program.wait() == 143
+    assert checkpoint.load(tmp_path / "checkpoints") is not None
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
+    net = training.network()
+    trainer = training.trainer(tmp_path, net)
+
+    def poisoned(index: int) -> training.PhaseData:
+        data = training.at_line(net, index)
+        for view in data.train.views:  # type: ignore[attr-defined]
+            view[7] = float("nan")
+        return data
+
+    with pytest.raises(ThawlineError, match=r"loss became nan at step \d+; lower train.learning"):
+        trainer.fit(poisoned)
+    assert all(torch.isfinite(v).all() for v in net.state().values() if v.is_floating_point())
+
+
+def test_early_stopping_ends_a_phase_and_keeps_the_best(tmp_path: Path) -> None:
+    _, trainer = fit(epochs=60, patience=2, learning_rate=0.3, ema=0.0)
+    losses = [row["validation_loss"] for row in trainer.state.history]
+    assert trainer.state.stopped_early
+    assert len(losses) < 60
+    assert trainer.state.best_epoch == losses.index(min(losses)) + 1
+
+
+class TestCheckpoint:
+    def make(self, step: int) -> checkpoint.Checkpoint:
+        return checkpoint.Checkpoint(step, {"a": torch.full((3,), float(step))}, {"step": step})
+
+    def test_the_newest_whole_one_is_loaded(self, tmp_path: Path) -> None:
+        for step in (1, 2, 3):
+            checkpoint.save(tmp_path, self.make(step))
+        found = checkpoint.load(tmp_path)
+        assert found is not None and found.step == 3 and found.values == {"step": 3}
+        assert len(list(tmp_path.glob("*.safetensors"))) == checkpoint.KEEP
+
+    @pytest.mark.parametrize("damage", ["flip", "truncate", "no_mark", "half_mark", "gone"])
+    def test_a_damaged_one_falls_back_to_the_one_before(self, tmp_path: Path, damage: str) -> None:
+        for step in (1, 2):
+            checkpoint.save(tmp_path, self.make(step))
+        data = tmp_path / "step-000000002.safetensors"
+        mark = data.with_suffix(".json")
+        match damage:
+            case "flip":
+                content = bytearray(data.read_bytes())
+                content[-1] ^= 1
+                data.write_bytes(content)
+            case "truncate":
+                data.write_bytes(data.read_bytes()[:-4])
+            case "no_mark":
+                mark.unlink()
+            case "half_mark":
+                mark.write_text('{"sha')
+            case "gone":
+                data.unlink()
+        found = checkpoint.load(tmp_path)
+        assert found is not None and found.step == 1
+
+    def test_there_may_be_none(self, tmp_path: Path) -> None:
+        assert checkpoint.load(tmp_path) is None
