@@ -1,0 +1,289 @@
+"""The command line. Each command is thin; what it does has a module of its own.
+
+Exit codes: 0; 1 for what the user can mend (one sentence on stderr); 2 for wrong use; 130 after
+Ctrl-C. Heavy libraries are imported by the commands that need them, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows.project import QUIET, find
+from tasks.errors import ThawlineError
+
+app = typer.Typer(
+    name="thawline",
+    help="Fine-tune pretrained models as a versioned DAG.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+err = Console(stderr=True)
+out = Console()
+
+
+def main() -> None:
+    """The console script."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        app(prog_name="thawline")  # wrong use: 2, Ctrl-C: 130
+    except ThawlineError as error:
+        if os.environ.get("THAWLINE_DEBUG") == "1":
+            traceback.print_exception(error)
+        sys.exit(f"thawline: {error}")  # on stderr, exit code 1
+    except Exception as error:
+        traceback.print_exception(error)
+        kind = type(error).__name__
+        sys.exit(f"thawline: an unexpected error, please report it: {kind}: {error}")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def run(
+    assignments: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Write into params.yaml first.")
+    ] = [],  # noqa: B006
+    since: Annotated[
+        list[str], typer.Option("--from", metavar="STAGE", help="Rerun it and all that follow.")
+    ] = [],  # noqa: B006
+    force: Annotated[
+        list[str], typer.Option("--force", metavar="STAGE", help="Rerun it, changed or not.")
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Bring every stage up to date and register the model.
+
+    Example: thawline run --set train.epochs=4
+    """
+    from flows import summary
+    from flows.run import Wish
+    from flows.run import run as run_project
+
+    project = find()
+    ran = run_project(project, Wish(assignments, since, force), err)
+    result = summary.summary(project, ran)
+    if as_json:
+        _print_json(result)
+    else:
+        summary.show(out, result)
+
+
+@app.command()
+def plan(
+    stage: Annotated[str | None, typer.Argument(help="Only this stage and what it needs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what would run and why, what it would cost, and how the network would thaw.
+
+    Example: thawline plan train
+    """
+    from flows import plan as plans
+
+    result = plans.plan(find(), stage)
+    if as_json:
+        _print_json(result)
+    else:
+        plans.show(out, result)
+
+
+@app.command()
+def stage(name: Annotated[str, typer.Argument(help="Such as train or embed@resnet18.")]) -> None:
+    """Do the work of one stage here and now; what dvc.yaml calls.
+
+    Example: thawline stage embed@mobilenet_v2
+    """
+    from flows import stage as stages
+
+    stages.run(find(), name)
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="The project folder to make.")],
+    data: Annotated[
+        str, typer.Option(help="A folder of class folders, a CSV or Parquet manifest, a data set.")
+    ],
+    problem: Annotated[str, typer.Option(help="What the model is for.")] = "image_classification",
+    name: Annotated[str | None, typer.Option(help="Name of the model in the registry.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Manifest: the folder that its paths start from.")
+    ] = None,
+    path_column: Annotated[str, typer.Option(help="Manifest: column with the file.")] = "path",
+    label_column: Annotated[str, typer.Option(help="Manifest: column with the class.")] = "label",
+    split_column: Annotated[str, typer.Option(help="Manifest: column with the split.")] = "split",
+    group_column: Annotated[str, typer.Option(help="Manifest: column with the group.")] = "group",
+) -> None:
+    """Make a project folder for your own data, or for a known data set.
+
+    Example: thawline new flowers --data ~/pictures/flowers
+    """
+    from flows import new as projects
+
+    columns = {
+        "path_column": path_column,
+        "label_column": label_column,
+        "split_column": split_column,
+        "group_column": group_column,
+    }
+    wanted = projects.Wanted(folder, data, problem, name, images, columns)
+    for line in projects.make(wanted):
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check versions, device, disk, data and stores, and say what to do.
+
+    Example: thawline doctor
+    """
+    from flows import doctor as checks
+
+    findings = checks.examine()
+    if as_json:
+        _print_json(checks.as_json(findings))
+    else:
+        checks.show(out, findings)
+    if any(f.verdict == "fail" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Print where the report of the last run is.
+
+    Example: thawline report --open
+    """
+    path = find().reports / "report.html"
+    if not path.is_file():
+        raise ThawlineError(f"there is no {path} yet; make it with: thawline run")
+    print(path)
+    if show:
+        typer.launch(path.as_uri())
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Loopback only: the pages have no login.")] = (
+        "127.0.0.1"
+    ),
+    prefect_port: Annotated[int, typer.Option(help="0: the first free one from 4200.")] = 0,
+    mlflow_port: Annotated[int, typer.Option(help="0: the first free one from 5000.")] = 0,
+) -> None:
+    """Show past runs: the pages of Prefect and MLflow, until Ctrl-C.
+
+    Example: thawline ui
+    """
+    from flows import ui as pages
+
+    pages.serve(find(), host, prefect_port, mlflow_port, out)
+
+
+@app.command()
+def register() -> None:
+    """Make sure that the packaged model is in the registry.
+
+    Example: thawline register
+    """
+    from flows.registration import registered
+    from tasks import params
+
+    project = find()
+    values = params.load(project.root)
+    answer = registered(project, values, err, project.root / "logs/register.log")
+    if answer is None:
+        raise ThawlineError(f"{project.models} holds no model yet; make one with: thawline run")
+    name, aliases = values.register_.model, ", ".join(answer.aliases) or "no alias"
+    out.print(f"{name} version {answer.version} ({aliases})", highlight=False)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    output: Annotated[Path, typer.Option("--out", help="A .parquet, .csv or .json file.")] = Path(
+        "predictions.parquet"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="A model folder or models:/NAME@ALIAS; default: champion.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Classify images with the champion of this project.
+
+    Example: thawline predict photos/ --out predictions.parquet
+    """
+    from flows.prediction import predictions
+
+    result = predictions(find(), images, output, model)
+    if as_json:
+        _print_json(result)
+    else:
+        out.print(f"{result['images']} predictions in {result['file']}", highlight=False)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the registered model, its aliases, and the run in progress or the last one.
+
+    Example: thawline status --json
+    """
+    from flows import status as standing
+
+    result = standing.status(find())
+    if as_json:
+        _print_json(result)
+    else:
+        standing.show(out, result)
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
+    folder: Annotated[Path, typer.Option("--to", help="Where to put it.")] = Path("data"),
+) -> None:
+    """Fetch a known data set, or list them.
+
+    Example: thawline data tuxpaint
+    """
+    from tasks import catalogue
+
+    if name is None:
+        out.print("\n".join(catalogue.known_data()), highlight=False)
+    else:
+        print(catalogue.fetch_data(name, folder))
+
+
+@app.command()
+def weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Backbones; none: list them.")] = None,
+) -> None:
+    """Fetch weights of backbones ahead of time, or list those known by checksum.
+
+    Example: thawline weights mobilenet_v2
+    """
+    from tasks import catalogue
+
+    if not names:
+        out.print("\n".join(catalogue.known_weights()), highlight=False)
+    for name in names or ():
+        print(catalogue.fetch_weights(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The project's DVC repository: opened, its inputs fetched, its errors told in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.project import DVC_FILE
+from tasks.errors import ThawlineError
+from tasks.params import PARAMS_FILE, Params, get, parse
+from tasks.records import Project
+
+LOCK_FILE = "dvc.lock"
+
+
+@contextlib.contextmanager
+def opened(project: Project) -> Iterator[Any]:
+    """The project's `dvc.repo.Repo`, inside the project's folder; DVC's errors become one sentence.
+
+    DVC names stages relative to the working folder, hence the change of folder.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    if not (project.root / ".dvc").is_dir():
+        raise ThawlineError(
+            f"{project.root} has no DVC repository; make one there with: dvc init --subdir "
+            "(or dvc init, where the folder is the root of a git repository)"
+        )
+    _drop_broken_state(project)
+    try:
+        with contextlib.chdir(project.root), Repo(".", _wait_for_lock=True) as repo:
+            yield repo
+    except DvcException as error:
+        raise ThawlineError(sentence(error)) from error
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, from the innermost of DVC's chained errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    if "is busy, it is being blocked by" in text:
+        holder = re.search(r"\(PID (\d+)\): (.*?)(?: If there are|$)", text)
+        path = text.split("'")[1]
+        who = f"process {holder[1]} ({holder[2].strip()})" if holder else "another DVC command"
+        return f"{who} is working on {path}; wait until it has finished, or end it"
+    return text or type(error).__name__
+
+
+def _drop_broken_state(project: Project) -> None:
+    """Remove what a kill in mid-write can leave of DVC's own state; DVC makes all of it again.
+
+    Without `dvc.lock`, DVC finds each stage's results in its run-cache; the file of path locks
+    only matters to processes that are running.
+    """
+    lock = project.root / LOCK_FILE
+    if lock.is_file():
+        try:
+            whole = isinstance(parse(lock.read_bytes()[:999_999] or b"", LOCK_FILE), dict)
+        except ThawlineError:
+            whole = lock.stat().st_size > 999_999  # too large for our reader: leave it to DVC
+        if not whole:
+            lock.replace(lock.with_suffix(".lock.broken"))
+    paths = project.root / ".dvc/tmp/rwlock"
+    if paths.is_file() and not paths.read_bytes().rstrip().endswith(b"}"):
+        paths.unlink(missing_ok=True)
+
+
+def check_params(repo: Any, values: Params) -> None:
+    """Refuse a `params.yaml` that leaves out what `dvc.yaml` depends on: DVC knows no defaults."""
+    from dvc.dependency.param import ParamsDependency
+
+    lacking: dict[str, list[str]] = {}
+    for stage in repo.index.stages:
+        for dep in stage.deps:
+            if isinstance(dep, ParamsDependency):
+                for key in set(dep.params) - set(dep.read_params()):
+                    lacking.setdefault(f"{dep}: {key}", []).append(stage.addressing)
+    if not lacking:
+        return
+    place, wanted_by = sorted(lacking.items())[0]
+    file, _, key = place.partition(": ")
+    hint = ""
+    if file == PARAMS_FILE:
+        with contextlib.suppress(ValueError):
+            value = get(values, key)
+            dumped = value.model_dump(by_alias=True) if hasattr(value, "model_dump") else value
+            hint = f" (the default is {dumped!r})"
+    raise ThawlineError(
+        f"{file} has no value for {key!r}, on which {DVC_FILE}'s {wanted_by[0]!r} depends; "
+        f"add it{hint}"
+    )
+
+
+def missing_inputs(repo: Any) -> dict[str, Any]:
+    """Inputs that no stage makes and that are not there: path → its `.dvc` stage, or None."""
+    made = {out.fs_path: stage for stage in repo.index.stages for out in stage.outs}
+    missing = {}
+    for stage in repo.index.stages:
+        for dep in stage.deps if stage.cmd else ():
+            parents = [dep.fs_path, *map(str, Path(dep.fs_path).parents)]
+            owner = next((made[path] for path in parents if path in made), None)
+            if not dep.exists and (owner is None or owner.cmd is None):
+                missing[str(dep)] = owner
+    return missing
+
+
+def pull_missing_inputs(repo: Any) -> list[str]:
+    """Fetch the inputs that DVC tracks and that are not here; returns their paths.
+
+    Raises `ThawlineError` naming the input when there is nothing to fetch it from.
+    """
+    from dvc.exceptions import DvcException
+
+    missing = missing_inputs(repo)
+    for path, owner in missing.items():
+        if owner is None:
+            raise ThawlineError(
+                f"the input {path} does not exist; put it there, or change what names it "
+                f"(the data: prepare.data in {PARAMS_FILE}; other inputs: {DVC_FILE})"
+            )
+        try:
+            repo.pull([owner.addressing])
+        except DvcException as error:
+            raise ThawlineError(
+                f"the input {path} is tracked by DVC but is neither here nor in its remote "
+                f"({sentence(error)}); give DVC access to the remote, then run: "
+                f"dvc pull {owner.addressing}"
+            ) from error
+    return list(missing)
+
+
+def input_bytes(repo: Any) -> int:
+    """The size of all inputs that no stage makes."""
+    made = {out.fs_path for stage in repo.index.stages if stage.cmd for out in stage.outs}
+    paths = {
+        Path(dep.fs_path)
+        for stage in repo.index.stages
+        if stage.cmd
+        for dep in stage.deps
+        if not hasattr(dep, "read_params")
+        and not made.intersection([dep.fs_path, *map(str, Path(dep.fs_path).parents)])
+    }
+    return sum(_size(path) for path in paths)
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,104 @@
+"""What a run ended with, for a person and for a program."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows import stage as stages
+from flows.run import Ran
+from tasks import files
+from tasks.records import Project
+
+BASELINES = {
+    "baseline.majority.accuracy": "always the commonest class",
+    "baseline.linear_probe.accuracy": "linear head on frozen features",
+}
+
+
+def summary(project: Project, ran: Ran) -> dict[str, Any]:
+    """The run as one JSON object; what the project does not have is left out."""
+    result: dict[str, Any] = {
+        "project": str(project.root),
+        "nothing_to_do": ran.standing is None,
+        "seconds": round(ran.seconds, 2),
+        "stages": _stages(project, ran),
+    }
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        plan = files.read_json(project.thaw_plan)
+        result |= {"backbone": plan["backbone"], "thaw_line": plan["thaw_line"]}
+        result["frozen_share"] = plan["frozen_share"]
+    with contextlib.suppress(OSError, ValueError):
+        result["metrics"] = files.read_json(project.reports / "metrics.json")
+    report = project.reports / "report.html"
+    if report.is_file():
+        result["report"] = str(report)
+    if ran.registration is not None:
+        result["registration"] = asdict(ran.registration)
+        result["model"] = ran.params.register_.model
+    return result
+
+
+def _stages(project: Project, ran: Ran) -> list[dict[str, Any]]:
+    """Each stage's state in this run, its seconds now, and what its work took when last done."""
+    if ran.standing is None:
+        return []
+    return [
+        {
+            "stage": s.stage,
+            "state": s.state,
+            "seconds": s.seconds,
+            "work_seconds": stages.recorded_seconds(project, s.stage),
+        }
+        for s in ran.standing.stages
+    ]
+
+
+def show(console: Console, result: dict[str, Any]) -> None:
+    """Print the summary for a person."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim")
+    if result["nothing_to_do"]:
+        grid.add_row("stages", "nothing to do, all are up to date")
+    else:
+        grid.add_row("stages", _costs(result["stages"]))
+    if "backbone" in result:
+        frozen = f"{result['frozen_share']:.0%} of the compute frozen"
+        grid.add_row("backbone", result["backbone"])
+        grid.add_row("thaw line", f"{result['thaw_line']} ({frozen} below it)")
+    metrics = result.get("metrics", {})
+    if "test.accuracy" in metrics:
+        grid.add_row("test accuracy", _accuracy(metrics))
+    for key, words in BASELINES.items():
+        if key in metrics:
+            grid.add_row("baseline", f"{metrics[key]:.3f}  {words}")
+    if "registration" in result:
+        known = result["registration"]
+        aliases = ", ".join(known["aliases"]) or "no alias"
+        grid.add_row("model", f"{result['model']} version {known['version']} ({aliases})")
+        for note in known.get("notes") or []:
+            grid.add_row("", note)
+    if "report" in result:
+        grid.add_row("report", result["report"])
+    grid.add_row("seconds", f"{result['seconds']:.1f}")
+    grid.add_row("past runs", "thawline ui  (the pages of MLflow and Prefect)")
+    console.print(grid, highlight=False, soft_wrap=True)
+
+
+def _accuracy(metrics: dict[str, Any]) -> str:
+    low, high = metrics.get("test.accuracy_low"), metrics.get("test.accuracy_high")
+    interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    return f"{metrics['test.accuracy']:.3f}{interval}"
+
+
+def _costs(states: list[dict[str, Any]]) -> str:
+    """Such as `train 42 s · evaluate 3 s · 7 unchanged`."""
+    ran = [f"{s['stage']} {s['seconds']:.0f} s" for s in states if s["state"] == "done"]
+    for state in ("restored", "unchanged"):
+        count = sum(s["state"] == state for s in states)
+        ran += [f"{count} {state}"] if count else []
+    return " · ".join(ran)

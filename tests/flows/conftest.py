@@ -1,0 +1,141 @@
+"""A tiny real project: its stages are shell commands, everything around them is the real thing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from flows.process import end_group
+from flows.project import QUIET
+from tasks import versions
+from tasks.records import Project
+
+THAWLINE = str(Path(sys.executable).parent / "thawline")
+
+PARAMS = """\
+problem: image_classification
+seed: 0
+threads: 1
+prepare:
+  data: data/raw.txt
+embed:
+  backbones: [first, second]
+train:
+  epochs: 3   # a comment that stays
+  learning_rate: 0.001
+"""
+
+DVC = """\
+stages:
+  prepare:
+    cmd: mkdir -p out && tr a-z A-Z < ${prepare.data} > out/prepared.txt
+    deps: ["${prepare.data}"]
+    params: [seed]
+    outs: [out/prepared.txt]
+  embed:
+    matrix:
+      backbone: ${embed.backbones}
+    cmd: cp out/prepared.txt out/${item.backbone}.txt
+    deps: [out/prepared.txt]
+    outs: ["out/${item.backbone}.txt"]
+  train:
+    cmd: cat out/first.txt out/second.txt > out/model.txt && echo ${train.epochs} >> out/model.txt
+    deps: [out/first.txt, out/second.txt]
+    params: [train, code.yaml: [train]]
+    outs: [out/model.txt]
+"""
+
+Make = Callable[..., Project]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(THAWLINE).parent), os.environ["PATH"]]))
+
+
+def make_project(root: Path, dvc: str = DVC, params: str = PARAMS) -> Project:
+    (root / "data").mkdir(parents=True)
+    (root / "data/raw.txt").write_text("hello\n")
+    (root / "params.yaml").write_text(params)
+    (root / "dvc.yaml").write_text(dvc)
+    versions.write(root)
+    Repo.init(str(root), no_scm=True).close()
+    return Project(root)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path / "project")
+
+
+def thawline(
+    project: Project | Path, *arguments: str, env: dict[str, str] | None = None, limit: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run the console script in a project's folder."""
+    folder = project.root if isinstance(project, Project) else project
+    return subprocess.run(
+        [THAWLINE, *arguments],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        check=False,
+    )
+
+
+def start(project: Project, *arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:
+    """Start the console script in the background, in a process group of its own."""
+    return subprocess.Popen(
+        [THAWLINE, *arguments],
+        cwd=project.root,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, str, str]]:
+    """`thawline ui` on a project: (project, the address of Prefect's page, that of MLflow's).
+
+    Flows that report to this server start at once; one test uses Prefect's own.
+    """
+    project = make_project(tmp_path_factory.mktemp("pages") / "project")
+    process = start(project, "ui", env={})
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0].startswith("Prefect: "), process.stderr
+        yield project, lines[0].split()[1], lines[1].split()[1]
+    finally:
+        end_group(process, grace=15)
+
+
+@pytest.fixture
+def server(pages: tuple[Project, str, str]) -> dict[str, str]:
+    """The environment that makes flows report to the running server."""
+    return {"PREFECT_API_URL": f"{pages[1]}/api"}
+
+
+@pytest.fixture
+def repository_root() -> Path:
+    return Path(__file__).parents[2]
