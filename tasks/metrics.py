@@ -1,0 +1,233 @@
+"""How good predictions are, and how sure one can be of it.
+
+Every figure here is a function of sums over examples (right answers of a class, confidence in a
+bin, …). So one resampling of those sums gives the interval of all of them, and two models judged
+on the same resamples are compared example by example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Verdict = Literal["better", "worse", "not distinguishable"]
+
+CELLS = 2_000_000  # resampled counts held at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval that holds it at the chosen confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: how much of it is found, and how much of what is called it is right."""
+
+    name: str
+    support: int  # examples of the class
+    predicted: int  # examples called it
+    precision: Interval | None  # None: never predicted
+    recall: Interval | None  # None: no example
+    f1: Interval | None  # None: neither
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against a baseline on the same examples."""
+
+    difference: Interval  # accuracy of the model less that of the baseline
+    only_model_right: int
+    only_baseline_right: int
+    p_value: float  # exact McNemar, two-sided
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of a test set, the same for every figure that is asked of it.
+
+    Whole groups are drawn (cluster bootstrap), since near-duplicates are not separate evidence;
+    where every group has one member, this is the ordinary bootstrap.
+    """
+
+    groups: Ints  # [n], the group 0 … g-1 of each example
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+    @property
+    def clusters(self) -> int:
+        return int(self.groups.max()) + 1
+
+    def totals(self, tallies: Any) -> Floats:
+        """Column sums of `tallies` [n, s] (dense or sparse) in each resample: [resamples, s]."""
+        from scipy.sparse import csr_array
+
+        n, g = len(self.groups), self.clusters
+        members = csr_array((np.ones(n), (self.groups, np.arange(n))), shape=(g, n))
+        per_group = csr_array(members @ csr_array(tallies))
+        generator = np.random.default_rng(self.seed)
+        step = max(1, CELLS // g)
+        parts = []
+        for start in range(0, self.resamples, step):
+            rows = min(step, self.resamples - start)
+            drawn = generator.integers(0, g, (rows, g)) + np.arange(rows)[:, None] * g
+            counts = np.bincount(drawn.ravel(), minlength=rows * g).reshape(rows, g)
+            parts.append(np.asarray(counts @ per_group, dtype=np.float64))
+        return np.concatenate(parts)
+
+    def interval(self, tallies: Any, figure: Callable[[Floats], Floats]) -> Interval:
+        """Percentile interval of `figure`, a function of column sums [..., s] → [...].
+
+        Widened to hold the estimate itself, which a figure that noise pushes one way (the
+        calibration error) can leave.
+        """
+        value = float(figure(np.asarray(tallies.sum(axis=0), dtype=np.float64)))
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(figure(self.totals(tallies)), [tail, 1 - tail])
+        return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def group_index(groups: Any) -> Ints:
+    """Numbers 0 … g-1 for group names [n]."""
+    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64).ravel()
+
+
+def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
+    """Counts [classes, classes]: row = true class, column = predicted class."""
+    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return cells.reshape(classes, classes).astype(np.int64)
+
+
+def answer_tallies(labels: Ints, predicted: Ints, classes: int) -> Any:
+    """What accuracy, balanced accuracy and F1 are sums of: sparse [n, 3 · classes].
+
+    One column a class for right answers, for examples and for predictions.
+    """
+    from scipy.sparse import csr_array
+
+    rows = np.arange(len(labels))
+    right = labels == predicted
+    columns = np.concatenate([labels[right], classes + labels, 2 * classes + predicted])
+    places = np.concatenate([rows[right], rows, rows])
+    return csr_array((np.ones(len(places)), (places, columns)), shape=(len(rows), 3 * classes))
+
+
+def accuracy(totals: Floats) -> Floats:
+    """Share of right answers; `totals` [..., 3 · classes] of `answer_tallies`."""
+    right, support, _ = np.split(totals, 3, axis=-1)
+    return ratio(right.sum(-1), support.sum(-1))
+
+
+def balanced_accuracy(totals: Floats) -> Floats:
+    """Mean recall over the classes that occur."""
+    right, support, _ = np.split(totals, 3, axis=-1)
+    return ratio(ratio(right, support).sum(-1), (support > 0).sum(-1))
+
+
+def macro_f1(totals: Floats) -> Floats:
+    """Mean F1 over the classes that occur or are predicted."""
+    right, support, predicted = np.split(totals, 3, axis=-1)
+    either = support + predicted
+    return ratio(ratio(2 * right, either).sum(-1), (either > 0).sum(-1))
+
+
+def answers(
+    labels: Ints, predicted: Ints, classes: int, bootstrap: Bootstrap
+) -> dict[str, Interval]:
+    """Accuracy, balanced accuracy and macro-F1 with their intervals.
+
+    Resampling a set without a single error (or right answer) shows none either, so there the
+    Wilson bound of the accuracy serves all three.
+    """
+    tallies = answer_tallies(labels, predicted, classes)
+    found = {
+        figure.__name__: bootstrap.interval(tallies, figure)
+        for figure in (accuracy, balanced_accuracy, macro_f1)
+    }
+    if found["accuracy"].value in (0.0, 1.0):
+        bound = wilson(found["accuracy"].value, bootstrap.clusters, bootstrap.confidence)
+        return {name: Interval(x.value, bound.low, bound.high) for name, x in found.items()}
+    return found
+
+
+def wilson(share: float, n: float, confidence: float) -> Interval:
+    """Wilson's score interval of a share of `n` (Wilson 1927): sound for few examples too."""
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.5 + confidence / 2))
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return Interval(share, min(low, share), max(high, share))
+
+
+def per_class(
+    labels: Ints, predicted: Ints, names: list[str], bootstrap: Bootstrap
+) -> list[ClassScore]:
+    """Precision, recall and F1 of each class with Wilson intervals.
+
+    Classes are often too small to resample. n is the number of groups, not of examples. F1 is a
+    monotone function of the share f* = right / (examples or predictions of the class) (Hand,
+    Christen and Kirielle 2021), so its interval is that of f*, mapped.
+    """
+    scores = []
+    for target, name in enumerate(names):
+        true, called = labels == target, predicted == target
+        right = int((true & called).sum())
+
+        def share(among: npt.NDArray[np.bool_], right: int = right) -> Interval | None:
+            if not among.any():
+                return None
+            groups = len(np.unique(bootstrap.groups[among]))
+            return wilson(right / int(among.sum()), groups, bootstrap.confidence)
+
+        either = share(true | called)
+        f1 = either and Interval(
+            *(2 * x / (1 + x) for x in (either.value, either.low, either.high))
+        )
+        scores.append(
+            ClassScore(name, int(true.sum()), int(called.sum()), share(called), share(true), f1)
+        )
+    return scores
+
+
+def compare(labels: Ints, model: Ints, baseline: Ints, bootstrap: Bootstrap) -> Comparison:
+    """Is a model's accuracy distinguishable from a baseline's on the same examples?
+
+    Only when both agree on it: the paired bootstrap interval of the difference leaves out 0, and
+    the exact McNemar test (McNemar 1947) rejects at 1 - confidence.
+    """
+    from scipy.stats import binomtest
+
+    model_right, baseline_right = model == labels, baseline == labels
+    gained = int((model_right & ~baseline_right).sum())
+    lost = int((~model_right & baseline_right).sum())
+    step = model_right.astype(np.float64) - baseline_right
+    tallies = np.column_stack([step, np.ones_like(step)])
+    difference = bootstrap.interval(tallies, lambda totals: ratio(totals[..., 0], totals[..., 1]))
+    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    verdict: Verdict = "not distinguishable"
+    if p_value < 1 - bootstrap.confidence:
+        if difference.low > 0:
+            verdict = "better"
+        elif difference.high < 0:
+            verdict = "worse"
+    return Comparison(difference, gained, lost, p_value, verdict)
+
+
+def ratio(part: Any, whole: Any) -> Floats:
+    """part / whole, 0 where there is nothing."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
