@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
+    from torch import nn
 
-    from tasks.params import PrepareParams
+    from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
+    from tasks.problems import Backbone, Examples
+    from tasks.records import Project, ViewPolicy
 
 
 def read(params: PrepareParams, root: Path) -> pd.DataFrame:
@@ -45,3 +48,38 @@ def details(frame: pd.DataFrame, folder: Path) -> dict[str, Any]:
     from tasks.problems.image_classification import image_store
 
     return image_store.details(frame, folder)
+
+
+def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
+    """The augmentation policy, resolved and tried."""
+    from tasks.problems.image_classification import views
+
+    return views.policy(augment, seed)
+
+
+def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
+    """A PNG with an image a class, plain and in its views."""
+    from tasks.problems.image_classification import views
+
+    views.preview(project, policy, path)
+
+
+def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> Examples:
+    """The prepared images as `backbone` wants them: float32 [n, 3, side, side]."""
+    from tasks.problems.image_classification import views
+
+    return views.examples(project, policy, backbone)
+
+
+def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
+    """A classification model of torchvision or timm with its pretrained weights."""
+    from tasks.problems.image_classification import backbones
+
+    return backbones.backbone(name, embed, root)
+
+
+def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
+    """The same network with random weights and a new head, and the module path of that head."""
+    from tasks.problems.image_classification import backbones
+
+    return backbones.build(name, classes, head)

@@ -1,0 +1,162 @@
+"""The embed stage: one pass of a frozen backbone over the images, kept as pooled features.
+
+Leaves in `outputs/features/BACKBONE`: `embedding.json` (an `Embedding`), `rows.npy` (int64 [n],
+the manifest rows of training and validation) and, for three depths, `LAYER.npy` (float32 [n, d]):
+the layer before the head and two shallower ones, where about 50 % and 75 % of the forward compute
+is done. Test images are left alone: they are looked at in evaluate only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks import files, plugins, problems
+from tasks.errors import ThawlineError
+from tasks.params import Params
+from tasks.progress import progress
+from tasks.records import Embedding, Layer, Project, ViewPolicy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from tasks.engine.device import Compute
+    from tasks.engine.split import Chain
+    from tasks.problems import Backbone, Examples
+
+SHALLOWER = (0.5, 0.75)  # shares of the forward compute
+
+
+def run(project: Project, params: Params, backbone: str) -> None:
+    """Write the features of one backbone.
+
+    Raises `ThawlineError` when its weights cannot be had or it does not take the images.
+    """
+    import torch
+
+    from tasks.engine.device import resolve
+    from tasks.engine.network import digest
+
+    problem = plugins.load(problems, params.problem)
+    compute = resolve(params.device, params.precision)
+    loaded = problem.backbone(backbone, params.embed, project.root)
+    policy = ViewPolicy.read(project.augment / "policy.json")
+    examples = problem.examples(project, policy, loaded)
+    rows = _rows(project)
+    model = loaded.model.eval().to(compute.device, memory_format=torch.channels_last)
+    before = digest(model.state_dict())
+    chain = _chain(loaded, examples, rows, compute, policy.image_size)
+    chosen = depths(chain.layers)
+    names = {chain.layers[stop - 1].name: stop for stop in chosen}
+    folder = project.features(backbone)
+    outputs = {name: folder / f"{name}.npy" for name in names}
+    with files.atomic(folder / "rows.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, rows)
+    _embed(chain, chosen, examples, rows, compute, params.embed.batch_size, [*outputs.values()])
+    if digest(model.state_dict()) != before:
+        raise RuntimeError(f"the frozen pass has changed weights or buffers of {backbone}")
+    Embedding(
+        backbone=backbone,
+        weights_sha256=loaded.weights_sha256,
+        weights_source=loaded.weights_source,
+        licence=loaded.licence,
+        pretraining=loaded.pretraining,
+        layers=chain.layers,
+        depths={name: path.name for name, path in outputs.items()},
+        rows="rows.npy",
+    ).write(folder / "embedding.json")
+
+
+def depths(layers: Sequence[Layer]) -> list[int]:
+    """How many layers from the input to go for each depth, shallowest first.
+
+    The last is all but the head; a shallower one is where the share of the compute done comes
+    nearest to `SHALLOWER`. A network of few layers has fewer than three.
+    """
+    done = list(accumulate(layer.flops for layer in layers[:-1]))
+    total = max(done[-1], 1)
+    nearest = {
+        min(range(len(done)), key=lambda i: (abs(done[i] / total - share), i)) + 1
+        for share in SHALLOWER
+    }
+    return sorted(nearest | {len(done)})
+
+
+def _rows(project: Project) -> npt.NDArray[np.int64]:
+    """The manifest rows that are not test."""
+    import pandas as pd
+
+    splits = pd.read_parquet(project.manifest, columns=["split"])["split"].to_numpy()
+    return np.flatnonzero(splits != "test")
+
+
+def _chain(
+    backbone: Backbone,
+    examples: Examples,
+    rows: npt.NDArray[np.int64],
+    compute: Compute,
+    image_size: int,
+) -> Chain:
+    """The backbone cut into layers on a real example."""
+    from tasks.engine.split import chain
+
+    example = compute.send(examples.batch(rows[:1], 0))
+    try:
+        return chain(backbone.model, backbone.head, example)
+    except ThawlineError as error:
+        raise ThawlineError(f"{backbone.name}: {error}") from error
+    except Exception as error:  # networks state a wrong input size in their own ways
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise ThawlineError(
+            f"{backbone.name} does not take images of {image_size} pixels ({text}); set "
+            "augment.image_size to the size it was made for, such as 224, or choose another"
+        ) from error
+
+
+def _embed(
+    chain: Chain,
+    stops: Sequence[int],
+    examples: Examples,
+    rows: npt.NDArray[np.int64],
+    compute: Compute,
+    batch_size: int,
+    paths: Sequence[Path],
+) -> None:
+    """Write the pooled output after each of `stops` layers, for all rows, batch by batch."""
+    import torch
+
+    from tasks.engine.pooling import Pool
+
+    parts: list[nn.Module] = [chain.part(a, b).eval() for a, b in pairwise([0, *stops])]
+    pool = Pool()
+    arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
+    with (
+        contextlib.ExitStack() as stack,
+        torch.inference_mode(),
+        progress(f"embedding with {paths[0].parent.name}", len(rows)) as advance,
+    ):
+        temporaries = [stack.enter_context(files.atomic(path)) for path in paths]
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            values, pooled = compute.send(examples.batch(chosen, 0)), []
+            with compute.autocast():
+                for part in parts:
+                    values = part(values)
+                    pooled.append(pool(values).cpu().numpy())
+            if not arrays:  # widths are known now; mapped files keep the memory flat
+                arrays = [
+                    np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), x.shape[1]))
+                    for path, x in zip(temporaries, pooled, strict=True)
+                ]
+            for array, x in zip(arrays, pooled, strict=True):
+                array[start : start + len(x)] = x
+            advance(len(chosen))
+        for array in arrays:
+            array.flush()

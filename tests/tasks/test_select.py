@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+
+from tasks import select
+from tasks.records import Candidate, DataSummary, Embedding, Layer, Project, Selection
+from tests.tasks import drawn_project
+
+CLASSES = ["cat", "dog", "鸟"]
+
+
+def project_of(root: Path, n: int = 90) -> Project:
+    project = Project(root)
+    targets = np.arange(n) % 3
+    splits = np.where(np.arange(n) % 5 == 4, "test", "train")
+    frame = pd.DataFrame({"target": targets, "split": splits, "id": [str(i) for i in range(n)]})
+    project.prepared.mkdir(parents=True)
+    frame.to_parquet(project.manifest)
+    DataSummary(
+        problem="image_classification",
+        classes=CLASSES,
+        counts={"train": dict.fromkeys(CLASSES, 20), "test": dict.fromkeys(CLASSES, 6)},
+        digest="",
+        unreadable=[],
+        exact_duplicates=[],
+        near_duplicate_groups=0,
+        near_duplicate_examples=0,
+        conflicts=[],
+        given_splits=[],
+    ).write(project.summary)
+    return project
+
+
+def embed(project: Project, name: str, clearness: float, flops: int, width: int = 20) -> None:
+    """Features of known quality, as `embed` leaves them, a shallower and useless depth included."""
+    frame = pd.read_parquet(project.manifest)
+    rows = np.flatnonzero(frame["split"] != "test")
+    rng = np.random.default_rng(7)
+    centres = clearness * rng.normal(size=(3, width))
+    features = centres[frame["target"].to_numpy()[rows]] + rng.normal(size=(len(rows), width))
+    folder = project.features(name)
+    folder.mkdir(parents=True)
+    np.save(folder / "deep.npy", features.astype(np.float32))
+    np.save(folder / "shallow.npy", np.zeros((len(rows), 4), np.float32))
+    np.save(folder / "rows.npy", rows)
+    layers = [
+        Layer("shallow", 10, 0, flops // 2, 8),
+        Layer("deep", 20, 0, flops - flops // 2 - 100, 8),
+        Layer("head", 5, 0, 100, 8),
+    ]
+    depths = {"deep": "deep.npy", "shallow": "shallow.npy"}
+    record = Embedding(
+        backbone=name,
+        weights_sha256=f"sha of {name}",
+        weights_source="source",
+        licence="MIT",
+        pretraining="ImageNet-1k",
+        layers=layers,
+        depths=depths,
+        rows="rows.npy",
+    )
+    record.write(folder / "embedding.json")
+
+
+def chosen(project: Project, backbones: list[str], **section: object) -> Selection:
+    params = drawn_project.params(embed={"backbones": backbones}, select=section)
+    select.run(project, params)
+    return Selection.read(project.selection)
+
+
+def test_the_clearer_features_win_at_equal_cost(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    embed(project, "vague", 0.1, 1000)
+    embed(project, "clear", 2.0, 1000)
+    found = chosen(project, ["vague", "clear"])
+    assert found.backbone == "clear"
+    assert [c.rank for c in found.candidates] == [1, 2]
+    best, other = found.candidates
+    assert best.ridge > 0.95
+    assert best.knn > 0.95
+    assert other.score < 0.7
+    assert (best.parameters, best.flops) == (30, 1000)
+    assert found.weights_sha256 == "sha of clear"
+    assert (found.examples, found.classes) == (60, 3)
+    assert "clear has the best score of 2 candidates" in found.why
+
+
+def test_cost_counts_as_much_as_it_is_told_to(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    embed(project, "small", 0.5, 1_000)
+    embed(project, "large", 0.7, 1_000_000)
+    free, dear = (chosen(project, ["small", "large"], cost_weight=w) for w in (0.0, 1.0))
+    assert (free.backbone, dear.backbone) == ("large", "small")
+    gap = free.candidates[0].score - next(c.score for c in dear.candidates if c.backbone == "large")
+    assert gap == pytest.approx(1.0, abs=1e-5)  # a thousandfold compute costs cost_weight
+
+
+def test_equal_scores_go_to_the_cheaper_then_to_the_first_name() -> None:
+    def candidate(name: str, flops: int) -> Candidate:
+        return Candidate(name, 1, flops, 0.8, 0.7, 0.0, 0)
+
+    ranked = select.rank([candidate("c", 9), candidate("b", 5), candidate("a", 5)], 0.0)
+    assert [c.backbone for c in ranked] == ["a", "b", "c"]
+    assert select.why(ranked, "a", True).startswith("a scores as well as b and costs no more")
+
+
+def test_one_candidate_is_enough_and_others_in_the_folder_are_not_read(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    embed(project, "only", 1.0, 1000)
+    project.features("removed").mkdir()
+    (project.features("removed") / "embedding.json").write_text("half a file")
+    found = chosen(project, ["only"])
+    assert found.backbone == "only"
+    assert "only candidate" in found.why
+
+
+def test_a_backbone_that_the_user_sets_is_taken_and_ranked(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    embed(project, "vague", 0.1, 1000)
+    embed(project, "clear", 2.0, 1000)
+    found = chosen(project, ["vague", "clear"], backbone="vague")
+    assert found.backbone == "vague"
+    assert found.weights_sha256 == "sha of vague"
+    assert found.why.startswith("vague is set by select.backbone")
+    assert found.why.endswith("number 2 of 2.")
+
+
+def test_ridge_is_exact_leave_one_out() -> None:
+    rng = np.random.default_rng(0)
+    for n, d in ((60, 20), (25, 60)):  # more examples than features, and the other way round
+        targets = rng.integers(0, 3, n)
+        features = (rng.normal(size=(3, d))[targets] + 2 * rng.normal(size=(n, d))).astype("f4")
+        x = features.astype(float)
+        x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+        known = RidgeClassifierCV(select._ALPHAS, scoring="accuracy").fit(x, targets)
+        assert select.ridge_accuracy(features, targets) == pytest.approx(known.best_score_)
+        right = 0
+        for i in range(n):
+            others = np.arange(n) != i
+            model = RidgeClassifier(alpha=known.alpha_).fit(x[others], targets[others])
+            right += int(model.predict(x[i : i + 1])[0] == targets[i])
+        assert select.ridge_accuracy(features, targets) == pytest.approx(right / n)
+
+
+def test_neighbours_leave_the_example_itself_out() -> None:
+    targets = np.array([0, 1] * 10)
+    pairs = np.repeat(
+        np.eye(10, dtype=np.float32), 2, axis=0
+    )  # each one's twin has the other class
+    assert select.knn_accuracy(pairs, targets) < 0.5
+    grouped = np.eye(2, dtype=np.float32)[targets] + 0.01
+    assert select.knn_accuracy(grouped * np.arange(1, 21)[:, None].astype("f4"), targets) == 1.0
+
+
+@pytest.mark.parametrize("targets", [[0, 0, 0, 1, 2], [0, 1, 0, 1, 1]])
+def test_a_class_of_one_and_two_classes_work(targets: list[int]) -> None:
+    features = np.eye(5, dtype=np.float32)
+    assert 0 <= select.ridge_accuracy(features, np.array(targets)) <= 1
+    assert 0 <= select.knn_accuracy(features, np.array(targets)) <= 1
+
+
+def test_constant_features_score_badly_but_score() -> None:
+    features, targets = np.ones((30, 4), np.float32), np.arange(30) % 3
+    assert 0 <= select.ridge_accuracy(features, targets) < 0.6
+    assert 0 <= select.knn_accuracy(features, targets) < 0.8
+
+
+def test_large_data_is_drawn_by_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "MAX_EXAMPLES", 40)
+    project = project_of(tmp_path, n=300)
+    embed(project, "some", 0.5, 1000)
+    embedding = Embedding.read(project.features("some") / "embedding.json")
+    features, targets = select._features(project, embedding, seed=0)
+    again, _ = select._features(project, embedding, seed=0)
+    other, _ = select._features(project, embedding, seed=1)
+    assert features.shape == (40, 20)
+    assert len(targets) == 40
+    assert np.array_equal(features, again)
+    assert not np.array_equal(features, other)
+    everything = np.load(project.features("some") / "deep.npy")
+    rows = np.load(project.features("some") / "rows.npy")
+    truth = pd.read_parquet(project.manifest)["target"].to_numpy()[rows]
+    for feature, target in zip(features, targets, strict=True):
+        assert truth[(everything == feature).all(1)] == [target]
+
+
+def test_the_record_repeats_byte_for_byte(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    embed(project, "a", 0.5, 1000)
+    embed(project, "b", 0.4, 2000)
+    chosen(project, ["a", "b"])
+    first = project.selection.read_bytes()
+    chosen(project, ["b", "a"])
+    assert project.selection.read_bytes() == first
