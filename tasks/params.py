@@ -185,8 +185,8 @@ class PackageParams(Section):
 class RegisterParams(Section):
     """Names in MLflow."""
 
-    experiment: str = Field("thawline", min_length=1)
-    model: str = Field("model", min_length=1, pattern=r"^[^/:.%\"']+$")
+    experiment: Annotated[str, Field(min_length=1)] = "thawline"
+    model: Annotated[str, Field(min_length=1, pattern=r"^[^/:.%\"']+$")] = "model"
 
 
 class Params(Section):

@@ -1,0 +1,91 @@
+"""Networks cut into layers: the parts in sequence are the whole, to the bit."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from tasks.engine.network import Network
+from tasks.engine.split import chain
+from tasks.errors import ThawlineError
+
+NETWORKS = [
+    ("mobilenet_v2", "classifier", 20),
+    ("resnet18", "fc", 10),
+    ("convnext_tiny", "classifier.2", 23),
+    ("vit_b_16", "heads", 16),
+    ("densenet121", "classifier", 9),
+    ("timm.tf_efficientnet_lite0", "classifier", 19),
+    ("timm.vit_tiny_patch16_224", "head", 15),
+    ("timm.convnext_atto", "head.fc", 17),
+]
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name.startswith("timm."):
+        return timm.create_model(name.removeprefix("timm."))
+    return torchvision.models.get_model(name)
+
+
+@pytest.mark.parametrize(("name", "head", "layers"), NETWORKS)
+def test_parts_make_the_whole(name: str, head: str, layers: int) -> None:
+    torch.set_num_threads(1)
+    model = build(name).eval()
+    example = torch.randn(2, 3, 224, 224)
+    cut = chain(model, head, example)
+    assert len(cut.layers) == layers
+    assert cut.layers[-1].name == "head"
+    with torch.no_grad():
+        whole = model(example)
+        for k in (1, len(cut.layers) // 2, len(cut.layers) - 1):
+            assert torch.equal(cut.part(k)(cut.part(0, k)(example)), whole)
+        features = cut.part(0, len(cut.layers) - 1)(example)
+        assert features.ndim == 2, "what the head reads is pooled"
+    own = sum(p.numel() for p in model.parameters())
+    assert sum(layer.parameters for layer in cut.layers) == own
+
+
+def test_layers_are_blocks_with_their_costs() -> None:
+    cut = chain(build("mobilenet_v2"), "classifier", torch.randn(1, 3, 96, 96))
+    assert [layer.name for layer in cut.layers[:3]] == ["features.0", "features.1", "features.2"]
+    # Multiply-adds at 96 pixels: about 300 million at 224, times (96 / 224)².
+    assert sum(layer.flops for layer in cut.layers) == pytest.approx(56e6, rel=0.05)
+    assert cut.layers[0].output_bytes == 2 * 32 * 48 * 48
+    assert cut.layers[-1].parameters == 1281 * 1000
+
+
+def test_parts_share_the_modules_of_the_model() -> None:
+    model = build("resnet18")
+    network = Network.of(chain(model, "fc", torch.randn(1, 3, 64, 64)))
+    assert network.state().keys() == model.state_dict().keys()
+    network.learn({"head"}, frozen_norms=False)
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
+    with torch.no_grad():
+        network.state()["fc.bias"].fill_(3.0)
+    assert torch.equal(model.fc.bias, torch.full((1000,), 3.0))
+
+
+def test_cutting_leaves_the_model_as_it_was() -> None:
+    model = build("resnet18").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    chain(model, "fc", torch.randn(2, 3, 64, 64))
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) if x.sum() > 0 else self.head(-x)
+
+
+def test_a_network_that_cannot_be_traced_says_so() -> None:
+    with pytest.raises(ThawlineError, match="Branching cannot be cut into layers"):
+        chain(Branching(), "head", torch.randn(1, 4))

@@ -1,0 +1,175 @@
+"""params.yaml: read as DVC reads it, checked all at once, changed without losing a comment."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import params as parameters
+from tasks.errors import ParamsError
+
+ROOT = Path(__file__).parents[2]
+SMALL = "prepare: {data: x}\nembed: {backbones: [a]}\n"
+
+
+def check(text: str) -> parameters.Params:
+    return parameters.check(parameters.parse(text.encode()))
+
+
+def test_the_project_file_is_valid_and_in_pipeline_order() -> None:
+    parameters.load(ROOT)
+    tree = parameters.parse((ROOT / "params.yaml").read_bytes())
+    schema = [field.alias or name for name, field in parameters.Params.model_fields.items()]
+    assert list(tree) == schema
+    for name, section in tree.items():
+        if isinstance(section, dict):
+            fields = type(parameters.get(parameters.load(ROOT), name)).model_fields
+            assert list(section) == [key for key in fields if key in section], name
+
+
+def test_every_line_with_a_value_is_explained() -> None:
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        is_value = ":" in line and not line.rstrip().endswith(":") and "space" not in line
+        if is_value and not line.strip().startswith("train."):
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 0.0001), ("1e-3", 0.001), ("0.5", 0.5), ("1", 1.0)]
+)
+def test_numbers_are_read_as_yaml_1_2(text: str, value: float) -> None:
+    assert check(f"{SMALL}train: {{learning_rate: {text}}}").train.learning_rate == value
+
+
+def test_words_are_not_booleans() -> None:
+    assert check(f"{SMALL}freeze: {{cache: on}}").freeze.cache == "on"
+
+
+def test_dvc_reads_the_same() -> None:
+    from dvc.utils.serialize import parse_yaml_for_update
+
+    text = "a: 1e-4\nb: on\nc: 010\nd: 0o10\ne: yes\nf: 1_000\ng: .inf\nh: ~\ni: '1'\n"
+    ours: dict[str, Any] = parameters.parse(text.encode())
+    assert dict(parse_yaml_for_update(text, "x")) == ours
+    assert ours["b"] == "on" and ours["a"] == 0.0001 and ours["c"] == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("problm: x\n", "problm: unknown key: did you mean 'problem'?"),
+        ("train: {epohcs: 3}\n", "train.epohcs: unknown key: did you mean 'epochs'?"),
+        (
+            "train: {dropout: 0.1}\n",
+            "train.dropout: unknown key: did you mean 'train.head.dropout'",
+        ),
+        ("seed: .nan\n", "seed: must be a finite number (it is nan)"),
+        ("train: {learning_rate: .inf}\n", "train.learning_rate: must be a finite number"),
+        ("train: {epochs: many}\n", "train.epochs: input should be a valid integer"),
+        ("train: {epochs: 0}\n", "train.epochs: input should be greater than or equal to 1"),
+        ("select: {backbone: b}\n", "select.backbone is 'b', which embed.backbones does not list"),
+        ("device: cpu\nprecision: float16\n", "precision float16 needs a GPU"),
+        ("device: gpu\n", "device: string should match pattern"),
+        ("tune: {trials: 3}\n", "tune.trials is above 0 but tune.space is empty"),
+        ("tune: {space: {train.x: {low: 0, high: 1}}}\n", "'train.x' is not a parameter"),
+        ("tune: {space: {seed: {low: 0, high: 1}}}\n", "only train.* can be tuned"),
+        ("tune: {space: {train.ema: {low: 2, high: 1}}}\n", "give low < high, or choices"),
+        ("embed: {weights: {b: {file: f, sha256: 'x'}}}\n", "embed.weights.b.sha256"),
+    ],
+)
+def test_a_mistake_names_its_key(text: str, message: str) -> None:
+    whole = text if text.startswith("embed") else SMALL + text
+    if text.startswith("embed"):
+        whole = "prepare: {data: x}\n" + text.replace("embed: {", "embed: {backbones: [a], ")
+    with pytest.raises(ParamsError) as error:
+        check(whole)
+    assert message.lower() in str(error.value).lower()
+    assert "\n" in str(error.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ParamsError) as error:
+        check("prepare: {splt: 1}\nembed: {backbones: []}\ntrain: {epochs: -1}\n")
+    assert str(error.value).count("\n  ") == 4  # also the missing prepare.data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a: &x 1\nb: *x\n", "aliases"),
+        (b"a: 1\na: 2\n", "duplicate key"),
+        (b"a: [1\n", "not valid YAML"),
+        (b"\xff\xfe\x00", "not UTF-8 at byte 0"),
+        (b"#" * 1_000_001, "larger than"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"!!python/object/apply:os.system [id]\n", "YAML"),
+        (b"- 1\n", "must be a mapping"),
+        (b"", "must be a mapping"),
+    ],
+)
+def test_hostile_yaml_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        parameters.check(parameters.parse(data))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_parameters_or_one_error(data: bytes) -> None:
+    with pytest.raises(ParamsError):
+        parameters.check(parameters.parse(data))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def test_set_keeps_comments_and_changes_only_the_value(project: Path) -> None:
+    before = (project / "params.yaml").read_text().splitlines()
+    parameters.set_values(project, ["train.learning_rate=2e-3", "prepare.split.salt=7"])
+    after = (project / "params.yaml").read_text().splitlines()
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert len(changed) == 2
+    assert all("#" in new for _, new in changed)
+    assert parameters.load(project).train.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epochs", "is not key=value"),
+        ("train.epoch=3", "did you mean 'train.epochs'"),
+        ("train.epochs=zero", "train.epochs"),
+        ("train.epochs=[", "not valid YAML"),
+        ("nonsense=1", "is not a parameter"),
+    ],
+)
+def test_a_wrong_set_writes_nothing(project: Path, assignment: str, message: str) -> None:
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(ParamsError, match=message):
+        parameters.set_values(project, ["seed=3", assignment])
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_set_takes_lists_and_new_entries(project: Path) -> None:
+    parameters.set_values(project, ["train.head.hidden=[64, 32]", "embed.backbones=[resnet18]"])
+    loaded = parameters.load(project)
+    assert loaded.train.head.hidden == [64, 32]
+    assert loaded.embed.backbones == ["resnet18"]
+
+
+def test_replace_changes_key_paths_and_checks_again() -> None:
+    params = check(SMALL)
+    assert parameters.replace(params, {"train.head.dropout": 0.5}).train.head.dropout == 0.5
+    with pytest.raises(ValueError, match="dropout"):
+        parameters.replace(params, {"train.head.dropout": 2})
+
+
+def test_a_folder_without_params_is_no_project(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"is not a Thawline project.*thawline new"):
+        parameters.load(tmp_path)
