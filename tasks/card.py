@@ -1,0 +1,128 @@
+"""The model card: a packaged model's record in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
+_BASELINES = {"majority": "always the commonest class", "linear_probe": "linear probe"}
+
+
+def text(record: dict[str, Any]) -> str:
+    """Markdown; the same for the same `model.json`."""
+    sections = {
+        "Use": _use(record),
+        "Results": _results(record["metrics"]),
+        "Data": _data(record),
+        "How it was made": _making(record),
+        "Limits": _limits(record),
+    }
+    title = record["description"] or f"{len(record['classes'])} classes of images"
+    body = "\n".join(f"## {name}\n\n{content}\n" for name, content in sections.items())
+    return f"# {title}\n\n{_tell(record)}\n\n{body}"
+
+
+def _tell(record: dict[str, Any]) -> str:
+    problem = record["problem"].replace("_", " ")
+    return (
+        f"A model for {problem}: `{record['backbone']}` with a new head, fine-tuned with Thawline "
+        f"by the strategy `{record['thaw']['strategy']}`."
+    )
+
+
+def _use(record: dict[str, Any]) -> str:
+    classes = record["classes"]
+    shown = ", ".join(classes[:50]) + (f" … ({len(classes)} in all)" if len(classes) > 50 else "")
+    return f"""\
+It gives one of these labels to a picture, with calibrated probabilities: {shown}.
+
+```python
+from tasks.problems.{record["problem"]}.predictor import Predictor
+
+model = Predictor("models")  # this folder; its digests are checked
+print(model.predict(["picture.jpg"]))  # label, probability, error, one column p_<class> a class
+```
+
+{_plain(record)}`model.json` says the rest: size, normalisation, classes, temperature."""
+
+
+def _plain(record: dict[str, Any]) -> str:
+    """How to load the weights without Thawline; a head of several layers has no such short way."""
+    if record["head"]["hidden"]:
+        return ""
+    network, classes = record["network"], len(record["classes"])
+    module = "torchvision.models" if network["library"] == "torchvision" else "timm"
+    make = "get_model" if network["library"] == "torchvision" else "create_model"
+    return f"""\
+Or in plain PyTorch:
+
+```python
+import {module}
+from safetensors.torch import load_file
+
+model = {module}.{make}("{network["name"]}", num_classes={classes})
+model.load_state_dict(load_file("models/model.safetensors"))
+model.eval()
+```
+
+"""
+
+
+def _results(metrics: dict[str, float]) -> str:
+    lines = ["| on the test split | value | interval |", "|---|---|---|"]
+    for key, name in _FIGURES.items():
+        if (value := metrics.get(f"test.{key}")) is None:
+            continue
+        ends = [metrics.get(f"test.{key}_{end}") for end in ("low", "high")]
+        interval = "" if None in ends else f"{ends[0]:.3f}–{ends[1]:.3f}"
+        lines.append(f"| {name} | {value:.3f} | {interval} |")
+    for key, name in _BASELINES.items():
+        if (value := metrics.get(f"baseline.{key}.accuracy")) is not None:
+            lines.append(f"| accuracy of the baseline: {name} | {value:.3f} | |")
+    if (ece := metrics.get("test.ece")) is not None:
+        lines.append(f"| calibration error (ECE) | {ece:.3f} | |")
+    return "\n".join(lines)
+
+
+def _data(record: dict[str, Any]) -> str:
+    data = record["data"]
+    counts = ", ".join(f"{n:,} {split}" for split, n in data["examples"].items())
+    given = " and ".join(data["given_splits"])
+    origin = f"The {given} split came with it." if given else "Splits were assigned by hash."
+    return (
+        f"Examples: {counts}. {origin} {data['unreadable']} images could not be read and were "
+        f"left out. Version of the data: `{data['digest']}`. The licence of the data is that of "
+        "its source."
+    )
+
+
+def _making(record: dict[str, Any]) -> str:
+    weights, thaw = record["weights"], record["thaw"]
+    phases = "\n".join(
+        f"- phase `{phase['name']}` ({phase['epochs'] or 'the remaining'} epochs): layers that "
+        f"learn: {len(phase['learning_rates'])}"
+        for phase in thaw["phases"]
+    )
+    return f"""\
+- starting weights: {weights["pretraining"]}; licence {weights["licence"]}; \
+{weights["source"]}; sha256 `{weights["sha256"]}`
+- thaw line: `{thaw["thaw_line"]}`; {thaw["frozen_share"]:.0%} of the forward compute lies below \
+it and was proved not to have moved (digests in `run.json`)
+{phases}
+- temperature of the probabilities: {record["temperature"]:.3f}, fitted on the validation split"""
+
+
+def _limits(record: dict[str, Any]) -> str:
+    metrics = record["metrics"]
+    lines = [
+        "- It always answers with one of its classes, also to a picture of something else.",
+        "- The figures hold for pictures like those of the test split.",
+    ]
+    probe, low = metrics.get("baseline.linear_probe.accuracy"), metrics.get("test.accuracy_low")
+    if probe is not None and low is not None and probe >= low:
+        lines.append("- It is not clearly better than a linear probe on the frozen backbone.")
+    return "\n".join(lines)

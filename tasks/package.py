@@ -1,0 +1,124 @@
+"""package: the model folder, complete in itself and a pure function of what went into it.
+
+`model.safetensors` (the bytes that training left), `model.json` (all that rebuilds the network,
+its metrics and its origin), `README.md` (the card), `digests.json`, and `run.json`: the record of
+the training that made it, which alone may differ between two equal models.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tasks import card, files
+from tasks.errors import ThawlineError
+from tasks.params import Params, TrainParams
+from tasks.records import DataSummary, Project, Selection, ThawPlan, TrainRun, Tuning
+
+RECORD, WEIGHTS, DIGESTS, RUN, CARD = (
+    "model.json",
+    "model.safetensors",
+    "digests.json",
+    "run.json",
+    "README.md",
+)
+_FIGURES = ("test.", "baseline.")
+
+
+def run(project: Project, params: Params) -> None:
+    """Write the model folder at once, in place of the one before.
+
+    Raises `ThawlineError` when training's frozen proof does not hold.
+    """
+    trained = TrainRun.read(project.train / "run.json")
+    _require_proof(trained)
+    predictor = load_predictor(params.problem)
+    project.models.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".models-", dir=project.models.parent) as name:
+        folder = Path(name) / "models"
+        folder.mkdir()
+        shutil.copyfile(project.train / "weights.safetensors", folder / WEIGHTS)
+        record = describe(project, params, predictor)
+        files.write_json(folder / RECORD, record)
+        files.write_json(folder / RUN, asdict(trained))
+        (folder / CARD).write_text(card.text(record), encoding="utf-8")
+        files.write_json(folder / DIGESTS, digests(folder, predictor))
+        for path in folder.iterdir():
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
+        shutil.rmtree(project.models, ignore_errors=True)
+        folder.replace(project.models)
+    files.fsync_folder(project.models.parent)
+
+
+def load_predictor(problem: str) -> ModuleType:
+    """The problem's module that uses a packaged model."""
+    return importlib.import_module(f"tasks.problems.{problem}.predictor")
+
+
+def describe(project: Project, params: Params, predictor: ModuleType) -> dict[str, Any]:
+    """The content of `model.json`."""
+    plan = ThawPlan.read(project.thaw_plan)
+    summary = DataSummary.read(project.summary)
+    chosen = Selection.read(project.selection)
+    head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
+    metrics: dict[str, float] = files.read_json(project.reports / "metrics.json")
+    evaluation = files.read_json(project.evaluate / "evaluation.json")
+    return {
+        "format": predictor.FORMAT,
+        "problem": params.problem,
+        "description": params.package.description,
+        "backbone": plan.backbone,
+        "head": head.model_dump(),
+        "classes": summary.classes,
+        **predictor.describe(project, params, plan.backbone),
+        "temperature": evaluation["temperature"],
+        "thaw": {
+            "strategy": plan.strategy,
+            "thaw_line": plan.thaw_line,
+            "frozen_share": plan.frozen_share,
+            "batch_norm": plan.batch_norm,
+            "phases": [asdict(phase) for phase in plan.phases],
+        },
+        "weights": {
+            "sha256": plan.weights_sha256,
+            "source": chosen.weights_source,
+            "licence": chosen.licence,
+            "pretraining": chosen.pretraining,
+        },
+        "data": {
+            "digest": summary.digest,
+            "examples": {split: sum(c.values()) for split, c in summary.counts.items()},
+            "given_splits": summary.given_splits,
+            "unreadable": len(summary.unreadable),
+        },
+        "metrics": {k: v for k, v in metrics.items() if k.startswith(_FIGURES)},
+    }
+
+
+def digests(folder: Path, predictor: ModuleType) -> dict[str, Any]:
+    """sha256 of the files that make up the model, and one digest for the model itself."""
+    each = {name: files.sha256_file(folder / name) for name in (WEIGHTS, RECORD, CARD)}
+    return {
+        "files": each,
+        "model_digest": predictor.model_digest(each[WEIGHTS], each[RECORD]),
+    }
+
+
+def _require_proof(trained: TrainRun) -> None:
+    moved = [
+        phase
+        for phase, before in trained.frozen_before.items()
+        if trained.frozen_after.get(phase) != before
+    ]
+    if moved:
+        raise ThawlineError(
+            f"frozen weights moved in training (phase {', '.join(moved)}), which must not happen: "
+            "nothing was packaged; please report it with outputs/train/run.json"
+        )

@@ -1,0 +1,292 @@
+"""register: see to it that the packaged model is a version in MLflow and carries `challenger`.
+
+Not a DVC stage, because the registry lives outside what DVC restores: it runs at the end of every
+`thawline run`, finds a version by the digest of the model, and changes nothing when all is so.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import files
+from tasks.errors import ThawlineError
+from tasks.params import Params
+from tasks.records import Project, TrainRun
+from tasks.tracking import drainer, registry, runs, spool, store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+DRAIN_SECONDS = 30.0
+_REGISTERED = "thawline.registered_reports"  # tag of a run: the digest whose reports it holds
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where the packaged model stands in the registry."""
+
+    model: str
+    version: int
+    aliases: list[str]  # of this version
+    run_id: str
+    created: bool  # by this call
+    notes: list[str]  # what somebody else changed, one sentence each
+
+
+@dataclass(frozen=True)
+class Left:
+    """How the registry was left, to see later what somebody else has changed."""
+
+    store: str
+    stamp: str | None  # of the SQLite file
+    model: str
+    digest: str
+    run_id: str
+    aliases: dict[str, int] = field(default_factory=dict)
+    had_champion: bool = False  # ever: one that somebody removed is not given again by itself
+
+
+def register(project: Project, params: Params) -> Registration:
+    """Register the packaged model, if it is not yet, and point `challenger` at it.
+
+    `champion` is given only where there is none, to a model whose accuracy is above the majority
+    baseline's with its whole interval; one that somebody moved or removed is left alone.
+    Raises `ThawlineError` without a packaged model, when its files are not those packaged, or when
+    MLflow does not answer or refuses.
+    """
+    from filelock import FileLock
+
+    from tasks.package import load_predictor
+
+    record = packaged(project)
+    digest = load_predictor(record["problem"]).verify(project.models)
+    project.scratch.mkdir(parents=True, exist_ok=True)
+    with FileLock(project.scratch / "register.lock"):
+        with store.connect(project.root) as client:
+            drained = drainer.drain(project, DRAIN_SECONDS)
+            name = params.register_.model
+            known = registry.versions(client, name)
+            left = _left(project, params) if known else None
+            before = registry.aliases(client, name)
+            version = next((entry for entry in known if entry.digest == digest), None)
+            created = version is None
+            version = version or _add(client, project, params, record, digest)
+            notes = _moved(left, before, version.number)
+            first = not (left and left.had_champion) and beats_majority(record["metrics"])
+            after = _set_aliases(client, name, version.number, before, first)
+        if drained.error:
+            notes.append(f"some points of the curves are not in MLflow yet: {drained.error}")
+        _leave(project, params, digest, version.run_id or "", after, left)
+    return _registration(name, version.number, after, version.run_id or "", created, notes)
+
+
+def is_current(project: Project, params: Params) -> Registration | None:
+    """The registration, when files alone show that `register` would change nothing; else None.
+
+    Only the SQLite store can show that; does not import MLflow.
+    """
+    left = _left(project, params)
+    stamp = store.stamp(project.root)
+    if left is None or stamp is None or left.stamp != stamp:
+        return None
+    try:
+        digest = files.read_json(project.models / "digests.json")["model_digest"]
+    except (OSError, ValueError, KeyError):
+        return None
+    version = left.aliases.get(CHALLENGER)
+    if left.digest != digest or version is None:
+        return None
+    return _registration(left.model, version, left.aliases, left.run_id, False, [])
+
+
+def status(project: Project, params: Params) -> dict[str, Any]:
+    """What the registry holds of this project's model: versions, aliases, their test metrics."""
+    name = params.register_.model
+    with store.connect(project.root) as client:
+        numbers = registry.aliases(client, name)
+        versions = registry.versions(client, name)
+        metrics = {
+            alias: dict(client.get_run(entry.run_id).data.metrics)
+            for alias, number in numbers.items()
+            for entry in versions
+            if entry.number == number and entry.run_id
+        }
+    return {
+        "model": name,
+        "store": store.store_name(project.root),
+        "aliases": numbers,
+        "versions": [asdict(entry) for entry in versions],
+        "metrics": metrics,
+    }
+
+
+def packaged(project: Project) -> dict[str, Any]:
+    """The record of the packaged model. Raises `ThawlineError` when there is none."""
+    try:
+        record: dict[str, Any] = files.read_json(project.models / "model.json")
+    except (OSError, ValueError):
+        raise ThawlineError(
+            f"{project.models} holds no packaged model; make one with: thawline run"
+        ) from None
+    return record
+
+
+def _registration(
+    name: str, version: int, aliases: dict[str, int], run_id: str, created: bool, notes: list[str]
+) -> Registration:
+    ours = sorted(alias for alias, number in aliases.items() if number == version)
+    return Registration(name, version, ours, run_id, created, notes)
+
+
+def _add(
+    client: MlflowClient, project: Project, params: Params, record: dict[str, Any], digest: str
+) -> registry.Version:
+    """Make the packaged model a version, under the run that trained it."""
+    run = _run(client, project, params)
+    _log_reports(client, project, run, digest)
+    name, run_id = params.register_.model, run.info.run_id
+    return registry.add_version(client, name, project.models, run_id, record, digest)
+
+
+def _run(client: MlflowClient, project: Project, params: Params) -> Run:
+    """The run that trained the packaged model: by its id, its key, its spool, or made anew."""
+    trained = TrainRun.read(project.models / "run.json")
+    found = runs.by_id(client, trained.mlflow_run_id, trained.run_key)
+    if found is not None:
+        return found
+    experiment = store.experiment_id(client, project.root, params.register_.experiment)
+    found = runs.find(client, experiment, trained.run_key)
+    if found is None and spool.spool_path(project, trained.run_key).exists():
+        drainer.drain(project, DRAIN_SECONDS, trained.run_key)
+        run_id = drainer.run_id(project, trained.run_key, 0)
+        found = runs.by_id(client, run_id, trained.run_key)
+    return found or _restored(client, project, params, trained, experiment)
+
+
+def _restored(
+    client: MlflowClient, project: Project, params: Params, trained: TrainRun, experiment: str
+) -> Run:
+    """A run written from the files, for a model that was trained elsewhere."""
+    from mlflow.entities import Metric
+
+    header = runs.header(
+        project, params, f"restored {trained.run_key[:8]}", {runs.RESTORED: "true"}
+    )
+    run = runs.create(client, experiment, trained.run_key, header)
+    points = [
+        Metric(key, value, header.created_ms, step)
+        for key, value, step in _history(project.train / "history.csv")
+    ]
+    for start in range(0, len(points), drainer.POINTS_A_BATCH):
+        client.log_batch(run.info.run_id, points[start : start + drainer.POINTS_A_BATCH])
+    client.set_terminated(run.info.run_id, "FINISHED", header.created_ms)
+    return client.get_run(run.info.run_id)
+
+
+def _history(path: Path) -> list[tuple[str, float, int]]:
+    """Key, value and epoch of each number in `history.csv`."""
+    if not path.is_file():
+        return []
+    found = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            epoch = int(float(row.pop("epoch")))
+            for key, text in row.items():
+                try:
+                    found.append((key, float(text), epoch))
+                except (TypeError, ValueError):
+                    continue  # a phase's name, or nothing
+    return found
+
+
+def _log_reports(client: MlflowClient, project: Project, run: Run, digest: str) -> None:
+    """The report, its metrics and the model's record, among the artifacts of the run."""
+    if run.data.tags.get(_REGISTERED) == digest:
+        return
+    for path in (
+        project.reports / "report.html",
+        project.reports / "metrics.json",
+        project.models / "model.json",
+        project.models / "run.json",
+    ):
+        if path.is_file():
+            client.log_artifact(run.info.run_id, str(path), artifact_path="reports")
+    client.set_tag(run.info.run_id, _REGISTERED, digest)
+
+
+def _set_aliases(
+    client: MlflowClient, name: str, number: int, before: dict[str, int], first: bool
+) -> dict[str, int]:
+    """Point `challenger` at a version, and `champion` if there is none and it may be the `first`.
+
+    Returns the aliases afterwards.
+    """
+    after = dict(before)
+    for alias in [CHALLENGER, CHAMPION] if first and CHAMPION not in before else [CHALLENGER]:
+        if before.get(alias) != number:
+            client.set_registered_model_alias(name, alias, str(number))
+            after[alias] = number
+    return after
+
+
+def beats_majority(metrics: dict[str, float]) -> bool:
+    """Whether the whole interval of the accuracy lies above the majority baseline's accuracy."""
+    low = metrics.get("test.accuracy_low")
+    majority = metrics.get("baseline.majority.accuracy")
+    return low is not None and majority is not None and low > majority
+
+
+def _moved(left: Left | None, now: dict[str, int], packaged: int) -> list[str]:
+    """A sentence for each alias that is not where it was left."""
+    if left is None:
+        return []
+    notes = []
+    for alias, then in sorted(left.aliases.items()):
+        found = now.get(alias)
+        if found == then or (alias == CHALLENGER and found == packaged):
+            continue  # the latter: we were killed before we could note it
+        what = "removed" if found is None else f"moved from version {then} to {found}"
+        follows = (
+            "it points at the packaged model again" if alias == CHALLENGER else "this is respected"
+        )
+        notes.append(f"alias {alias!r} was {what} outside Thawline; {follows}")
+    return notes
+
+
+def _note(project: Project) -> Path:
+    return project.scratch / "registered.json"
+
+
+def _left(project: Project, params: Params) -> Left | None:
+    """How this store and model were left; None when never, or when another one was used since."""
+    try:
+        left = Left(**files.read_json(_note(project)))
+    except (OSError, ValueError, TypeError):
+        return None
+    same = (left.store, left.model) == (store.store_name(project.root), params.register_.model)
+    return left if same else None
+
+
+def _leave(
+    project: Project,
+    params: Params,
+    digest: str,
+    run_id: str,
+    aliases: dict[str, int],
+    before: Left | None,
+) -> None:
+    left = Left(
+        store=store.store_name(project.root),
+        stamp=store.stamp(project.root),
+        model=params.register_.model,
+        digest=digest,
+        run_id=run_id,
+        aliases=aliases,
+        had_champion=CHAMPION in aliases or bool(before and before.had_champion),
+    )
+    files.write_json(_note(project), asdict(left))
