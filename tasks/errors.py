@@ -26,7 +26,8 @@ class UnknownName(ThawlineError):
         text = f"unknown {kind} {name!r}{nearest(name, known)}"
         if len(known) <= 30:
             text += f"; known: {', '.join(known)}"
-        super().__init__(f"{text}{'. ' + hint if hint else ''}")
+        text = text if not hint or text.endswith("?") else f"{text}."
+        super().__init__(f"{text} {hint}".rstrip())
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

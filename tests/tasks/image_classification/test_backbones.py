@@ -204,7 +204,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -
     marker, path = tmp_path / "ran", tmp_path / "evil.pth"
     content = {"fc.weight": _Marker(marker)}
     if legacy:
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
     with pytest.raises(ThawlineError, match=r"evil.pth is refused: it holds more than tensors"):
