@@ -1,0 +1,240 @@
+"""evaluate: the final model on the test split, with intervals, beside what it must beat.
+
+The only stage that looks at the test split. Leaves `predictions.parquet`, `predictions.csv` (for
+DVC's plots), `evaluation.json` (a pure function of its inputs), `reports/metrics.json` (which adds
+seconds) and the report.
+"""
+
+from __future__ import annotations
+
+import time
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks import baselines, calibration, costs, evidence, files, metrics, plugins, report
+from tasks.baselines import Baseline
+from tasks.errors import DataError
+from tasks.metrics import Bootstrap, Floats, Ints
+from tasks.params import Params, TrainParams
+from tasks.progress import progress
+from tasks.records import DataSummary, Embedding, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from tasks.engine.device import Compute
+    from tasks.problems import Backbone, Examples
+
+
+def run(project: Project, params: Params) -> None:
+    """Evaluate the trained model of a project and write the report.
+
+    Raises `DataError` when the test split is empty.
+    """
+    import pandas as pd
+
+    begun = time.monotonic()
+    manifest = pd.read_parquet(project.manifest)
+    summary = DataSummary.read(project.summary)
+    if not len(_rows(manifest, "test")):
+        raise DataError(
+            f"{params.prepare.data} has no test examples to evaluate on; give some a test split, "
+            "or raise prepare.split.test"
+        )
+    logits, features = _forward(project, params, summary, manifest)
+    probe = _linear_probe(project, manifest, features)
+    conclude(project, params, manifest, logits, probe)
+    seconds = time.monotonic() - begun
+    _write_metrics(project, params, seconds)
+    report.write(project, params, seconds)
+
+
+def conclude(
+    project: Project,
+    params: Params,
+    manifest: pd.DataFrame,
+    logits: dict[str, Floats],
+    probe: Baseline,
+) -> None:
+    """Judge the logits [n, classes] of validation and test; write predictions and evaluation."""
+    classes = DataSummary.read(project.summary).classes
+    fitted = calibration.fit_temperature(logits["validation"], _targets(manifest, "validation"))
+    temperature = evidence.plain(fitted)
+    probabilities = {
+        "before": calibration.softmax(logits["test"]),
+        "after": calibration.softmax(logits["test"], temperature),
+    }
+    labels = _targets(manifest, "test")
+    majority = baselines.majority(_targets(manifest, "train"), classes, len(labels))
+    evaluation = {
+        "temperature": temperature,
+        "examples": {k: int(v) for k, v in manifest["split"].value_counts().sort_index().items()},
+        **evidence.judge(
+            labels,
+            probabilities,
+            [majority, probe],
+            classes,
+            _bootstrap(manifest, params),
+            probe_advice=params.freeze.strategy != "head_only",
+        ),
+    }
+    files.write_json(project.evaluate / "evaluation.json", evaluation)
+    examples = manifest.iloc[_rows(manifest, "test")]
+    _write_predictions(project, examples, probabilities["after"], classes)
+
+
+def _rows(manifest: pd.DataFrame, split: str) -> Ints:
+    return np.flatnonzero(manifest["split"].to_numpy() == split).astype(np.int64)
+
+
+def _targets(manifest: pd.DataFrame, split: str) -> Ints:
+    return manifest["target"].to_numpy(np.int64)[_rows(manifest, split)]
+
+
+def _bootstrap(manifest: pd.DataFrame, params: Params) -> Bootstrap:
+    groups = manifest["group"].to_numpy()[_rows(manifest, "test")]
+    options = params.evaluate
+    return Bootstrap(
+        metrics.group_index(groups), options.bootstrap, options.confidence, params.seed
+    )
+
+
+def _forward(
+    project: Project, params: Params, summary: DataSummary, manifest: pd.DataFrame
+) -> tuple[dict[str, Floats], baselines.Features]:
+    """Logits of validation and test [n, classes], and the test features of the frozen backbone."""
+    import tasks.problems
+    from tasks.engine import device
+
+    plan = ThawPlan.read(project.thaw_plan)
+    problem = plugins.load(tasks.problems, params.problem)
+    compute = device.resolve(params.device, params.precision)
+    backbone = problem.backbone(plan.backbone, params.embed, project.root)
+    policy = ViewPolicy.read(project.augment / "policy.json")
+    examples = problem.examples(project, policy, backbone)
+    model = _trained(project, problem, plan.backbone, len(summary.classes))
+    frozen = _up_to_deepest(project, backbone, examples)
+    size = params.embed.batch_size
+    logits = {
+        split: _outputs(model, examples, _rows(manifest, split), size, compute, f"predict {split}")
+        for split in ("validation", "test")
+    }
+    features = _outputs(
+        frozen, examples, _rows(manifest, "test"), size, compute, "frozen features of test"
+    )
+    return {k: v.astype(np.float64) for k, v in logits.items()}, features
+
+
+def _trained(project: Project, problem: ModuleType, backbone: str, classes: int) -> nn.Module:
+    """The trained network, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
+    model: nn.Module
+    model, _ = problem.build(backbone, classes, head)
+    model.load_state_dict(load_file(project.train / "weights.safetensors"))
+    return model.eval()
+
+
+def _deepest(embedding: Embedding) -> str:
+    """The name of the deepest layer whose features were kept."""
+    return [layer.name for layer in embedding.layers if layer.name in embedding.depths][-1]
+
+
+def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> nn.Module:
+    """The frozen backbone as far as the deepest layer that `embed` kept, pooled as it did."""
+    from torch import nn
+
+    from tasks.engine.pooling import Pool
+    from tasks.engine.split import chain
+
+    embedding = Embedding.read(project.features(backbone.name) / "embedding.json")
+    example = examples.batch(np.zeros(1, np.int64), 0)
+    cut = chain(backbone.model.eval(), backbone.head, example)
+    return nn.Sequential(cut.part(0, cut.index(_deepest(embedding)) + 1), Pool()).eval()
+
+
+def _outputs(
+    model: nn.Module, examples: Examples, rows: Ints, size: int, compute: Compute, what: str
+) -> npt.NDArray[np.float32]:
+    """What the model gives for the plain view of some rows: [n, d]."""
+    import torch
+
+    model.to(compute.device)
+    model.to(memory_format=torch.channels_last)
+    found: list[npt.NDArray[np.float32]] = []
+    with torch.inference_mode(), progress(what, len(rows)) as advance:
+        for start in range(0, len(rows), size):
+            inputs = compute.send(examples.batch(rows[start : start + size], 0))
+            with compute.autocast():
+                outputs = model(inputs)
+            found.append(outputs.float().cpu().numpy())
+            advance(len(outputs))
+    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
+
+
+def _linear_probe(project: Project, manifest: pd.DataFrame, test: baselines.Features) -> Baseline:
+    """The probe on the features that `embed` kept of the chosen backbone's deepest layer."""
+    folder = project.features(ThawPlan.read(project.thaw_plan).backbone)
+    embedding = Embedding.read(folder / "embedding.json")
+    features = np.load(folder / embedding.depths[_deepest(embedding)])
+    rows = np.load(folder / embedding.rows)
+    splits, targets = (
+        manifest["split"].to_numpy()[rows],
+        manifest["target"].to_numpy(np.int64)[rows],
+    )
+    train, validation = (
+        (features[splits == split], targets[splits == split]) for split in ("train", "validation")
+    )
+    return baselines.linear_probe(train, validation, test)
+
+
+def _write_predictions(
+    project: Project, examples: pd.DataFrame, probabilities: Floats, classes: list[str]
+) -> None:
+    """One row a test example: what it is, what it was taken for, and all probabilities."""
+    import pandas as pd
+
+    predicted = probabilities.argmax(axis=1)
+    names = np.asarray(classes, dtype=object)
+    frame = pd.DataFrame(
+        {
+            "id": examples["id"].to_numpy(),
+            "source": examples["source"].to_numpy(),
+            "label": examples["label"].to_numpy(),
+            "predicted": names[predicted],
+            "probability": probabilities.max(axis=1),
+        }
+    )
+    shares = pd.DataFrame(probabilities, columns=[f"p_{i}" for i in range(len(classes))])
+    with files.atomic(project.evaluate / "predictions.parquet") as temporary:
+        pd.concat([frame, shares], axis=1).to_parquet(temporary, index=False)
+    with files.atomic(project.evaluate / "predictions.csv") as temporary:
+        frame[["label", "predicted"]].to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _write_metrics(project: Project, params: Params, seconds: float) -> None:
+    """`reports/metrics.json`: one flat object of numbers."""
+    evaluation = files.read_json(project.evaluate / "evaluation.json")
+    trained = TrainRun.read(project.train / "run.json")
+    flat: dict[str, float] = {}
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        figure = evaluation["model"][name]
+        flat[f"test.{name}"] = figure["value"]
+        flat |= {f"test.{name}_{end}": figure[end] for end in ("low", "high")}
+    for name in ("ece", "nll"):
+        flat[f"test.{name}"] = evaluation["model"][name]["value"]
+        flat[f"test.{name}_uncalibrated"] = evaluation["uncalibrated"][name]["value"]
+    flat["test.examples"] = evaluation["examples"]["test"]
+    for baseline in evaluation["baselines"]:
+        for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+            flat[f"baseline.{baseline['name']}.{name}"] = baseline[name]["value"]
+    for name in ("seconds", "cpu_seconds", "prefix_seconds", "peak_anonymous_mb"):
+        flat[f"train.{name}"] = getattr(trained, name)
+    before = costs.total_seconds(costs.before_evaluate(project, params))
+    flat["run.seconds"] = round(before + seconds, 2)
+    files.write_json(project.reports / "metrics.json", flat)

@@ -1,0 +1,279 @@
+"""What the page shows, gathered from the records of a run."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from tasks import costs, files, freeze, plugins, problems
+from tasks.params import Params
+from tasks.records import (
+    SPLITS,
+    DataSummary,
+    Project,
+    Selection,
+    ThawPlan,
+    TrainRun,
+    Tuning,
+    ViewPolicy,
+)
+from tasks.report import charts, formats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THUMBNAIL = 160  # pixels of the longer side
+MATRIX_CLASSES = 100  # beyond this the matrix shows the most confused ones
+MATRIX_SHOWN = 50
+
+Values = dict[str, Any]
+
+
+def context(project: Project, params: Params, seconds: float | None) -> Values:
+    """All that `page.html.j2` names."""
+    import pandas as pd
+
+    evaluation = files.read_json(project.evaluate / "evaluation.json")
+    plan = ThawPlan.read(project.thaw_plan)
+    tuning = Tuning.read(project.tuning)
+    return {
+        "title": params.register_.model,
+        "params": params,
+        "evaluation": evaluation,
+        "bars": bars(evaluation),
+        "curves": curves(pd.read_csv(project.train / "history.csv")),
+        "matrix": matrix(evaluation),
+        "confusions": confusions(evaluation),
+        "classes": by_difficulty(evaluation),
+        "reliability": reliability(evaluation),
+        "mistakes": mistakes(project, params),
+        "policy": ViewPolicy.read(project.augment / "policy.json"),
+        "preview": png(project),
+        "selection": Selection.read(project.selection),
+        "plan": plan,
+        "layers": layers(plan, tuning.train["learning_rate"]),
+        "tuning": tuning,
+        "data": data(DataSummary.read(project.summary)),
+        "stages": stages(project, params, seconds),
+        "run": TrainRun.read(project.train / "run.json"),
+        "thawline": version("thawline"),
+    }
+
+
+def bars(evaluation: Values) -> list[Values]:
+    """The model's accuracy and the baselines', best baseline first."""
+    beside = sorted(evaluation["baselines"], key=lambda b: -b["accuracy"]["value"])
+    own = {"short": "This model", "kind": "model", **evaluation["model"]}
+    others = [
+        {**b, "short": b["name"].replace("_", " ").capitalize(), "kind": "baseline"} for b in beside
+    ]
+    return [own, *others]
+
+
+def curves(history: pd.DataFrame) -> Values:
+    """Two charts over the epochs, and the phases."""
+    epochs = [float(e) for e in history["epoch"]]
+    x = charts.counting_axis(epochs, 44, 408)
+
+    def chart(title: str, names: dict[str, str]) -> Values:
+        series = [
+            charts.Series(name, column, list(zip(epochs, history[column], strict=True)))
+            for column, name in names.items()
+        ]
+        values = [value for line in series for _, value in line.points]
+        return {"title": title, "series": series, "y": charts.axis(values, 190, 14)}
+
+    phases = []
+    for name, rows in history.groupby("phase", sort=False):
+        first, last = float(rows["epoch"].min()), float(rows["epoch"].max())
+        phases.append({"name": str(name), "start": first - 0.5, "end": last + 0.5})
+    return {
+        "x": x,
+        "phases": phases,
+        "charts": [
+            chart("Loss", {"train_loss": "training", "validation_loss": "validation"}),
+            chart("Accuracy", {"validation_accuracy": "validation"}),
+        ],
+        "rows": history.to_dict("records"),
+    }
+
+
+def matrix(evaluation: Values) -> Values:
+    """The confusion matrix as rows of cells; of very many classes, the most confused ones."""
+    names = evaluation["classes"]
+    shown = list(range(len(names)))
+    if len(names) > MATRIX_CLASSES:
+        wrong: dict[int, int] = defaultdict(int)
+        for true, called, examples in evaluation["confusion"]:
+            if true != called:
+                wrong[true] += examples
+        shown = sorted(sorted(wrong, key=lambda c: (-wrong[c], c))[:MATRIX_SHOWN])
+    cells = {(true, called): examples for true, called, examples in evaluation["confusion"]}
+    support = [score["support"] for score in evaluation["per_class"]]
+
+    def cell(true: int, called: int) -> Values:
+        examples = cells.get((true, called), 0)
+        share = examples / max(support[true], 1)
+        # A tenth of a class taken for another is much: the root makes it visible.
+        tint = share if true == called else share**0.5
+        right = true == called
+        return {
+            "called": names[called],
+            "examples": examples,
+            "tint": round(tint, 3),
+            "right": right,
+        }
+
+    rows = [
+        {
+            "name": names[true],
+            "support": support[true],
+            "cells": [cell(true, called) for called in shown],
+        }
+        for true in shown
+    ]
+    return {"names": [names[c] for c in shown], "rows": rows, "all": len(names)}
+
+
+def confusions(evaluation: Values, most: int = 8) -> list[Values]:
+    """The commonest confusions of two classes, either way, in words."""
+    pairs: dict[tuple[int, int], int] = defaultdict(int)
+    for true, called, examples in evaluation["confusion"]:
+        if true != called:
+            pairs[(min(true, called), max(true, called))] += examples
+    total = sum(pairs.values())
+    names = evaluation["classes"]
+    ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        {"one": names[i], "other": names[j], "examples": n, "share": n / total}
+        for (i, j), n in ranked[:most]
+    ]
+
+
+def by_difficulty(evaluation: Values) -> list[Values]:
+    """Classes, the one with the lowest F1 first, those without any example last."""
+    scores: list[Values] = evaluation["per_class"]
+    return sorted(scores, key=lambda s: s["f1"]["value"] if s["f1"] else 2)
+
+
+def reliability(evaluation: Values) -> Values:
+    """The two diagrams, before and after the temperature, on the same square."""
+    diagrams = [
+        {
+            "title": title,
+            "bins": evaluation["reliability"][name],
+            "ece": evaluation[figures]["ece"],
+            "nll": evaluation[figures]["nll"],
+        }
+        for name, title, figures in (
+            ("before", "Before", "uncalibrated"),
+            ("after", "After", "model"),
+        )
+    ]
+    most = max(b["examples"] for d in diagrams for b in d["bins"])
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
+    return {
+        "diagrams": diagrams,
+        "most": most or 1,
+        "x": charts.Axis(0, 1, 44, 408, ticks),
+        "y": charts.Axis(0, 1, 252, 18, ticks),
+    }
+
+
+def mistakes(project: Project, params: Params) -> list[Values]:
+    """The most confident wrong answers, with pictures where the problem has some."""
+    import pandas as pd
+
+    columns = ["id", "source", "label", "predicted", "probability"]
+    predictions = pd.read_parquet(project.evaluate / "predictions.parquet", columns=columns)
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    worst = wrong.sort_values(["probability", "id"], ascending=[False, True])
+    worst = worst.head(params.evaluate.mistakes)
+    ids = pd.read_parquet(project.manifest, columns=["id"])["id"]
+    places = pd.Series(range(len(ids)), index=ids.to_numpy())
+    rows = [int(places[id_]) for id_ in worst["id"]]
+    images = plugins.load(problems, params.problem).thumbnails(project, rows, THUMBNAIL)
+    shown = worst.assign(image=images).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in shown]
+
+
+def png(project: Project) -> str | None:
+    """The augmentation preview as a data URI."""
+    path = project.augment / "preview.png"
+    if not path.is_file():
+        return None
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def layers(plan: ThawPlan, learning_rate: float) -> list[Values]:
+    """The plan, a row a layer: when it thaws, how fast it learns, what it costs."""
+    total = sum(layer.flops for layer in plan.layers) or 1
+    starts = {phase.name: freeze.start(plan.layers, phase) for phase in plan.phases}
+    rows = []
+    for place, layer in enumerate(plan.layers):
+        rates = {
+            phase.name: learning_rate * phase.learning_rates[layer.name]
+            for phase in plan.phases
+            if layer.name in phase.learning_rates
+        }
+        rows.append(
+            {
+                "name": layer.name,
+                "parameters": layer.parameters,
+                "share": layer.flops / total,
+                "rates": rates,
+                "line": layer.name == plan.thaw_line,
+                "cached": [name for name, start in starts.items() if plan.cache and place < start],
+            }
+        )
+    return rows
+
+
+def data(summary: DataSummary) -> Values:
+    """The data's state: examples by class and split, what was set aside, and facts."""
+    rows: list[Values] = []
+    for name in summary.classes:
+        counts = [summary.counts.get(split, {}).get(name, 0) for split in SPLITS]
+        rows.append({"name": name, "counts": counts, "total": sum(counts)})
+    most = max(sum(row["counts"]) for row in rows)
+    totals = [sum(summary.counts.get(split, {}).values()) for split in SPLITS]
+    return {
+        "summary": summary,
+        "splits": SPLITS,
+        "rows": rows,
+        "totals": totals,
+        "most": most or 1,
+        "facts": [fact(key, value) for key, value in summary.details.items()],
+    }
+
+
+def fact(key: str, value: Any) -> tuple[str, str]:
+    """A fact of the problem in words: its name and its value."""
+    name = key.removesuffix("_bytes").replace("_", " ").capitalize()
+    if isinstance(value, dict):
+        parts = [(k.replace("_", " "), plain(v)) for k, v in value.items() if v not in ([], "")]
+        return name, " · ".join(f"{k} {v}" for k, v in parts)
+    return name, formats.size(value) if key.endswith("_bytes") else plain(value)
+
+
+def plain(value: Any) -> str:
+    """A number, a text or a list of them."""
+    if isinstance(value, list):
+        return ", ".join(plain(item) for item in value)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:,}" if numeric else str(value)
+
+
+def stages(project: Project, params: Params, seconds: float | None) -> Values:
+    """Seconds and memory of each stage so far."""
+    rows = costs.before_evaluate(project, params)
+    if seconds is not None:
+        rows = [*rows, costs.StageCost("evaluate", seconds)]
+    return {
+        "rows": rows,
+        "longest": max((row.seconds or 0 for row in rows), default=0) or 1,
+        "total": costs.total_seconds(rows),
+        "unknown": [row.stage for row in rows if row.seconds is None],
+    }

@@ -1,0 +1,203 @@
+"""The page: everything on it, nothing loaded from elsewhere, every name harmless."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tasks import report
+from tasks.records import Project, TrainRun
+from tasks.report import charts, formats, views
+from tests.tasks import evaluated
+
+HOSTILE = "<script>alert(1)</script>"
+CLASSES = ["衬衫", HOSTILE, '"quoted" & {{ 7 * 7 }}', "trouser"]
+SECTIONS = """
+headline figures learning confusion classes calibration mistakes augmentation backbone thaw
+tuning data cost provenance
+"""
+
+
+class Page(HTMLParser):
+    """The elements and the text that a browser would see."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag  # well-formed: every element is closed where it should be
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return evaluated.write(tmp_path_factory.mktemp("project"), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def source(project: Project) -> str:
+    return report.render(project, evaluated.parameters(), 3.0)
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def test_all_sections_are_there_and_linked(page: Page) -> None:
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert set(SECTIONS.split()) <= ids
+    links = [a["href"] for tag, a in page.elements if tag == "a"]
+    assert len(links) >= 10
+    for link in links:
+        assert link is not None and link.removeprefix("#") in ids
+
+
+def test_nothing_is_loaded_from_anywhere(source: str, page: Page) -> None:
+    assert not re.search(r"https?://|@import|url\(", source)
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "iframe", "object", "embed", "base", "form")
+        for name in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:", "#")), (tag, name, value[:60])
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_hostile_and_foreign_names_are_shown_as_they_are(source: str, page: Page) -> None:
+    assert HOSTILE not in source
+    assert HOSTILE in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert "衬衫/图" in page.text
+    assert "坏/<b>.png" in page.text and "truncated & unreadable" in page.text
+
+
+def test_the_headline_says_what_the_records_say(project: Project, page: Page) -> None:
+    evaluation = json.loads((project.evaluate / "evaluation.json").read_text())
+    accuracy = evaluation["model"]["accuracy"]
+    assert f"interval {formats.span(accuracy)}" in page.text
+    assert f"{100 * accuracy['value']:.1f}" in page.text
+    for baseline in evaluation["baselines"]:
+        assert baseline["sentence"] in page.text
+    marks = [a for tag, a in page.elements if tag == "div" and a.get("class") == "track"]
+    assert len(marks) == 1 + len(evaluation["baselines"])
+    assert formats.percent(accuracy["value"]) in str(marks[0]["aria-label"])
+
+
+def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -> None:
+    pictures = [a for tag, a in page.elements if tag == "img"]
+    assert len(pictures) == 24 + 1  # mistakes and the preview of the augmentation
+    assert all(a.get("alt") for a in pictures)
+    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 4
+    for told in (
+        "above the thaw line",  # a phase
+        "4.44e-05",  # the rate of a thawed layer: 0.001 · 0.1 · 0.85⁵
+        "68% of the forward compute",
+        "40 in 20 groups",
+        "5.27\u202fMiB",
+        "embed@resnet18",
+        "charged here although a cache spared it",
+        "resumed from step 96 of 640",
+        "unchanged, weights and buffers",
+        evaluated.DIGEST[:12],
+        "torch 2.14.1",
+    ):
+        assert told in page.text, told
+
+
+def test_every_drawing_has_a_name(page: Page) -> None:
+    for tag, attributes in page.elements:
+        if tag == "svg" or attributes.get("role") in ("img", "region"):
+            assert attributes.get("aria-label")
+
+
+def test_the_page_is_the_same_for_the_same_records(project: Project, source: str) -> None:
+    assert report.render(project, evaluated.parameters(), 3.0) == source
+    assert str(project.root) not in source
+
+
+def test_a_moved_frozen_weight_is_not_called_unchanged(tmp_path: Path) -> None:
+    project = evaluated.write(tmp_path, ["a", "b"], 200)
+    run = TrainRun.read(project.train / "run.json")
+    moved = replace(run, frozen_after={**run.frozen_after, "head": "0" * 64})
+    moved.write(project.train / "run.json")
+    text = Page(report.render(project, evaluated.parameters())).text
+    assert text.count("unchanged, weights and buffers") == 1
+    assert f"changed: {evaluated.DIGEST[:12]} before, {'0' * 12} after" in text
+
+
+def test_a_model_without_mistakes_and_a_run_without_costs(tmp_path: Path) -> None:
+    project = evaluated.write(tmp_path, ["a", "b", "c"], 300, skill=40)
+    for cost in (project.scratch / "stages").iterdir():
+        cost.write_text("{")
+    (project.augment / "preview.png").unlink()
+    text = Page(report.render(project, evaluated.parameters())).text
+    assert "100.0" in text and "Not one mistake" in text and "None to show" in text
+    assert "So far0.0\u202fs" in text
+
+
+def test_of_very_many_classes_the_matrix_shows_the_most_confused(tmp_path: Path) -> None:
+    names = [f"class {i:03d}" for i in range(120)]
+    project = evaluated.write(tmp_path, names, 1500, skill=2)
+    evaluation = json.loads((project.evaluate / "evaluation.json").read_text())
+    matrix = views.matrix(evaluation)
+    assert (len(matrix["names"]), matrix["all"]) == (views.MATRIX_SHOWN, 120)
+    wrong: dict[int, int] = {}
+    for true, called, examples in evaluation["confusion"]:
+        wrong[true] = wrong.get(true, 0) + (true != called) * examples
+    assert names[max(wrong, key=lambda c: wrong[c])] in matrix["names"]
+    assert "The 50 most confused of 120 classes" in report.render(project, evaluated.parameters())
+
+
+def test_confusions_add_up() -> None:
+    confused = {
+        "classes": ["a", "b", "c"],
+        "confusion": [[0, 0, 9], [0, 1, 3], [1, 0, 2], [1, 2, 5], [2, 2, 7]],
+    }
+    assert views.confusions(confused) == [
+        {"one": "a", "other": "b", "examples": 5, "share": 0.5},
+        {"one": "b", "other": "c", "examples": 5, "share": 0.5},
+    ]
+
+
+def test_axes_have_round_ticks_that_hold_the_values() -> None:
+    axis = charts.axis([0.317, 1.24, float("nan")], 200, 0)
+    assert axis.ticks == (0.0, 0.5, 1.0, 1.5)
+    assert axis.at(axis.low) == 200 and axis.at(axis.high) == 0
+    assert charts.axis([0.5, 0.5], 0, 1).low < 0.5
+    missing = charts.Series("", "", [(1, 0.5), (2, float("nan")), (3, 0.5)])
+    assert missing.path(charts.counting_axis([1, 3], 0, 30), axis).count("M") == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "–"),
+        (8.44, "8.4\u202fs"),
+        (125, "2\u202fmin 05\u202fs"),
+        (7320, "2\u202fh 02\u202fmin"),
+    ],
+)
+def test_durations(seconds: float | None, shown: str) -> None:
+    assert formats.duration(seconds) == shown
+
+
+def test_sentences_begin_with_a_capital_but_names_stay() -> None:
+    assert formats.sentence("not tuned") == "Not tuned."
+    assert formats.sentence("mobilenet_v2 is best.") == "mobilenet_v2 is best."
