@@ -220,7 +220,7 @@ def predict(
         "predictions.parquet"
     ),
     model: Annotated[
-        str | None, typer.Option(help="A model folder or models:/NAME@ALIAS; default: champion.")
+        str | None, typer.Option(help="Alias or number of a version; default: champion.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -228,13 +228,19 @@ def predict(
 
     Example: thawline predict photos/ --out predictions.parquet
     """
-    from flows.prediction import predictions
+    from tasks import params
+    from tasks.predict import predict as predict_images
 
-    result = predictions(find(), images, output, model)
+    project = find()
+    frame = predict_images(project, params.load(project.root), images, output, model)
     if as_json:
-        _print_json(result)
-    else:
-        out.print(f"{result['images']} predictions in {result['file']}", highlight=False)
+        columns = frame[["path", "label", "probability", "error"]]
+        rows = json.loads(columns.to_json(orient="records"))  # missing values become null
+        _print_json({"file": str(output), "predictions": rows})
+        return
+    unreadable = int(frame["error"].notna().sum())
+    note = f", {unreadable} of them unreadable" if unreadable else ""
+    out.print(f"{len(frame)} images{note}: {output}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -255,18 +261,22 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
-    folder: Annotated[Path, typer.Option("--to", help="Where to put it.")] = Path("data"),
 ) -> None:
-    """Fetch a known data set, or list them.
+    """Fetch a known data set into data/ of the project (or of this folder), or list them.
 
-    Example: thawline data tuxpaint
+    Example: thawline data fashion_mnist
     """
     from tasks import catalogue
 
     if name is None:
-        out.print("\n".join(catalogue.known_data()), highlight=False)
-    else:
-        print(catalogue.fetch_data(name, folder))
+        known = catalogue.known_data()
+        _list({key: f"{entry.title} ({entry.licence})" for key, entry in known.items()})
+        return
+    try:
+        root = find().root
+    except ThawlineError:
+        root = Path.cwd()
+    print(catalogue.fetch_data(name, root))
 
 
 @app.command()
@@ -280,9 +290,18 @@ def weights(
     from tasks import catalogue
 
     if not names:
-        out.print("\n".join(catalogue.known_weights()), highlight=False)
-    for name in names or ():
-        print(catalogue.fetch_weights(name))
+        known = catalogue.known_weights()
+        _list({key: f"{entry.title} ({entry.licence})" for key, entry in known.items()})
+    if names:
+        from tasks.problems.image_classification.weights import fetch
+
+        for name in names:
+            print(fetch(name))
+
+
+def _list(entries: dict[str, str]) -> None:
+    for name, text in entries.items():
+        out.print(f"{name}: {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

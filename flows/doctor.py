@@ -199,8 +199,10 @@ def _weights(project: Project, values: Params) -> Iterator[Finding]:
             file = project.root / values.embed.weights[name].file
             verdict: Literal["ok", "fail"] = "ok" if file.is_file() else "fail"
             yield Finding("weights", verdict, f"{name}: {file}", "" if file.is_file() else "put it")
-        elif name in catalogue.known_weights():
-            yield Finding("weights", "ok", f"{name}: in the catalogue")
+        elif entry := catalogue.known_weights().get(name):
+            here = (catalogue.weights_folder() / entry.file).is_file()
+            where = "here" if here else "a run fetches them"
+            yield Finding("weights", "ok", f"{name}: {where}")
         else:
             found = f"{name}: from its library, which may download it"
             yield Finding(

@@ -8,7 +8,7 @@
     tune ← embed, prepare, select
     train ← augment, freeze, prepare, tune
     evaluate ← augment, embed, freeze, prepare, select, train, tune
-    package ← augment, evaluate, freeze, prepare, train, tune
+    package ← augment, evaluate, freeze, prepare, select, train, tune
 
 `dvc.yaml` is the only DAG, and the chain above is a reading of it, which a test holds to it. Here
 stands what DVC does not know: how often a stage is tried, how long it may take, what it is tagged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -70,6 +71,8 @@ def make(wanted: Wanted) -> list[str]:
 
 
 def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
+    from tasks.prepare import choose_salt
+
     root = project.root
     shutil.copy(TEMPLATES / "params.yaml", root / "params.yaml")
     data = _data(wanted.data, root)
@@ -89,13 +92,15 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     parameters = _set(root, values)
     frame = plugins.load(problems, wanted.problem).read(parameters.prepare, root)
     given = frame["split"].notna().any()
-    values = {"train.epochs": _epochs(len(frame), parameters.train.epochs)}
-    if not given and (salt := _salt(project, frame, parameters)):
-        values["prepare.split.salt"] = salt
+    values = {
+        "train.epochs": _epochs(len(frame), parameters.train.epochs),
+        "prepare.split.salt": choose_salt(project, frame, parameters),
+    }
     _set(root, values)
     _write_dvc_yaml(root, images is not None)
     versions.write(root)
-    (root / ".gitignore").write_text(GITIGNORE, encoding="utf-8")
+    fetched = "" if Path(data).is_absolute() else f"/{data}\n"  # the catalogue has it again
+    (root / ".gitignore").write_text(GITIGNORE + fetched, encoding="utf-8")
     _start_dvc(root)
     (root / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
     split = "with its own split" if given else "to be split"
@@ -166,12 +171,6 @@ def _epochs(examples: int, default: int) -> int:
     return next((epochs for below, epochs in EPOCHS if examples < below), default)
 
 
-def _salt(project: Project, frame: Any, parameters: params.Params) -> int:
-    from tasks.prepare import choose_salt
-
-    return int(choose_salt(project, frame, parameters))
-
-
 def _write_dvc_yaml(root: Path, images: bool) -> None:
     text = (TEMPLATES / "dvc.yaml").read_text(encoding="utf-8")
     if images:  # a changed image must count as changed data, not only a changed manifest
@@ -184,6 +183,7 @@ def _start_dvc(root: Path) -> None:
     """A DVC repository, in a git repository of its own where there is none above."""
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # it tells what it did on stdout
     inside_git = _git(root, "rev-parse", "--is-inside-work-tree")
     if not inside_git and not _git(root, "init", "--quiet"):
         repo = Repo.init(str(root), no_scm=True)  # no git on this machine

@@ -96,17 +96,23 @@ def check_params(repo: Any, values: Params) -> None:
     )
 
 
-def missing_inputs(repo: Any) -> dict[str, Any]:
-    """Inputs that no stage makes and that are not there: path → its `.dvc` stage, or None."""
+def _inputs(repo: Any) -> Iterator[tuple[Any, Any]]:
+    """The inputs that no command makes, each with its `.dvc` stage, or None."""
     made = {out.fs_path: stage for stage in repo.index.stages for out in stage.outs}
-    missing = {}
+    # a folder above outputs, such as that of all items of a matrix, is made with them
+    holders = {str(folder) for path in made for folder in Path(path).parents}
     for stage in repo.index.stages:
         for dep in stage.deps if stage.cmd else ():
             parents = [dep.fs_path, *map(str, Path(dep.fs_path).parents)]
             owner = next((made[path] for path in parents if path in made), None)
-            if not dep.exists and (owner is None or owner.cmd is None):
-                missing[str(dep)] = owner
-    return missing
+            is_made = dep.fs_path in holders if owner is None else owner.cmd is not None
+            if not is_made and not hasattr(dep, "read_params"):
+                yield dep, owner
+
+
+def missing_inputs(repo: Any) -> dict[str, Any]:
+    """Inputs that no stage makes and that are not there: path → its `.dvc` stage, or None."""
+    return {str(dep): owner for dep, owner in _inputs(repo) if not dep.exists}
 
 
 def pull_missing_inputs(repo: Any) -> list[str]:
@@ -136,16 +142,7 @@ def pull_missing_inputs(repo: Any) -> list[str]:
 
 def input_bytes(repo: Any) -> int:
     """The size of all inputs that no stage makes."""
-    made = {out.fs_path for stage in repo.index.stages if stage.cmd for out in stage.outs}
-    paths = {
-        Path(dep.fs_path)
-        for stage in repo.index.stages
-        if stage.cmd
-        for dep in stage.deps
-        if not hasattr(dep, "read_params")
-        and not made.intersection([dep.fs_path, *map(str, Path(dep.fs_path).parents)])
-    }
-    return sum(_size(path) for path in paths)
+    return sum(_size(path) for path in {Path(dep.fs_path) for dep, _ in _inputs(repo)})
 
 
 def _size(path: Path) -> int:

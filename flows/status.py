@@ -42,9 +42,13 @@ def running(project: Project) -> int | None:
     return pid if psutil.pid_exists(pid) else None
 
 
-def _registry(project: Project, values: params.Params) -> Any:
+def _registry(project: Project, values: params.Params) -> dict[str, Any]:
     from tasks import register
+    from tasks.tracking import store
 
+    database = store.database_file(project.root)
+    if database is not None and not database.is_file():
+        return {}  # nothing was ever registered; asking would make the database
     return register.status(project, values)
 
 
@@ -62,11 +66,12 @@ def show(console: Console, result: dict[str, Any]) -> None:
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    lines = [f"project: {result['project']}", f"model: {result['model']}"]
     registry = result["registry"]
-    if isinstance(registry, dict):
-        lines += [f"{key}: {value}" for key, value in registry.items() if key != "model"]
-    if "metrics" in result:
-        accuracy = result["metrics"].get("test.accuracy")
-        lines += [f"test accuracy: {accuracy:.3f}"] if accuracy is not None else []
+    count = len(registry.get("versions", []))
+    lines = [f"project: {result['project']}"]
+    lines.append(f"model: {result['model']}, {count} version{'' if count == 1 else 's'}")
+    for alias, number in registry.get("aliases", {}).items():
+        accuracy = registry["metrics"].get(alias, {}).get("test.accuracy")
+        note = "" if accuracy is None else f" (test accuracy {accuracy:.3f})"
+        lines.append(f"{alias}: version {number}{note}")
     return lines

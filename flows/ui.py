@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.process import end_group, start_module
+from flows.process import end_group, signal_group, start_module
 from flows.project import environment
 from tasks import files
 from tasks.errors import ThawlineError
@@ -141,6 +142,8 @@ def _started(
                 processes.append(process)
         yield processes
     finally:
+        for process in processes:
+            signal_group(process.pid, signal.SIGINT)  # all at once, then wait for each
         for process in processes:
             end_group(process, grace=5)
 

@@ -42,12 +42,12 @@ stages:
   embed:
     matrix:
       backbone: ${embed.backbones}
-    cmd: cp out/prepared.txt out/${item.backbone}.txt
+    cmd: mkdir -p out/features && cp out/prepared.txt out/features/${item.backbone}.txt
     deps: [out/prepared.txt]
-    outs: ["out/${item.backbone}.txt"]
+    outs: ["out/features/${item.backbone}.txt"]
   train:
-    cmd: cat out/first.txt out/second.txt > out/model.txt && echo ${train.epochs} >> out/model.txt
-    deps: [out/first.txt, out/second.txt]
+    cmd: cat out/features/*.txt > out/model.txt && echo ${train.epochs} >> out/model.txt
+    deps: [out/features]
     params: [train, code.yaml: [train]]
     outs: [out/model.txt]
 """

@@ -77,8 +77,8 @@ def test_every_kind_of_change_is_named(project: Project) -> None:
     assert reasons(project) == {"train": ["train.learning_rate 0.001 → 0.002"]}
     write_params(project, "learning_rate: 0.002", "learning_rate: 0.001")
 
-    (project.root / "out/second.txt").unlink()
-    assert reasons(project)["embed@second"] == ["output out/second.txt is missing"]
+    (project.root / "out/features/second.txt").unlink()
+    assert reasons(project)["embed@second"] == ["output out/features/second.txt is missing"]
     assert reasons(project)["train"] == ["embed@second runs before it"]
     reproduce(project, "embed@second")
 
@@ -128,9 +128,7 @@ def test_what_a_kill_left_of_dvcs_state_is_mended(project: Project) -> None:
 def test_a_missing_input_is_named(project: Project) -> None:
     (project.root / "data/raw.txt").unlink()
     with (
-        pytest.raises(
-            ThawlineError, match=r"data/raw\.txt does not exist.*prepare\.data"
-        ),
+        pytest.raises(ThawlineError, match=r"data/raw\.txt does not exist.*prepare\.data"),
         repository.opened(project) as repo,
     ):
         repository.pull_missing_inputs(repo)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from flows import doctor
+from tasks.records import Project
+from tests.flows.conftest import thawline
+
+
+def test_a_sound_project_passes_and_a_missing_input_fails(project: Project) -> None:
+    done = thawline(project, "doctor", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads(done.stdout)
+    assert found["ok"]
+    assert {"packages", "memory", "device", "disk", "dvc", "data", "mlflow", "prefect"} <= {
+        f["what"] for f in found["findings"]
+    }
+    (project.root / "data/raw.txt").unlink()
+    done = thawline(project, "doctor")
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout and "data/raw.txt is missing" in done.stdout
+
+
+def test_versions_that_clash_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "0.165.0" if name == "fastapi" else real(name)
+    )
+    found = [f for f in doctor._packages() if f.verdict == "fail"]
+    assert [f.advice for f in found] == ["pip install 'fastapi<0.151'"]
+
+
+def test_an_unreachable_prefect_server_is_found(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import params
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    values = params.load(project.root)
+    (found,) = doctor._prefect(project, values)
+    assert found.verdict == "fail" and "unset PREFECT_API_URL" in found.advice
+
+
+def test_outside_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
+    done = thawline(tmp_path, "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    verdicts = {f["what"]: f["verdict"] for f in json.loads(done.stdout)["findings"]}
+    assert verdicts["project"] == "warn"
