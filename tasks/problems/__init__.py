@@ -22,7 +22,8 @@ Networks (`tasks.embed`, `tasks.engine`, `tasks.package`):
 - `build(name, classes, head) -> tuple[nn.Module, str]`: the same architecture without weights and
   with the new head; and the module path of that head.
 
-Judging (`tasks.evaluate`): `report_sections` and metrics are those of classification for now.
+Judging (`tasks.evaluate`, whose metrics are those of classification for now):
+- `thumbnails(project, rows, size) -> list[str]`: pictures of some manifest rows as data URIs.
 
 Using (`tasks.package`, `tasks.predict`): the module `predictor` of the package, which needs a
 packaged model folder alone.

@@ -6,6 +6,7 @@ module here may share a name with a function: importing it would put it in the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,3 +84,10 @@ def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
     from tasks.problems.image_classification import backbones
 
     return backbones.build(name, classes, head)
+
+
+def thumbnails(project: Project, rows: Sequence[int], size: int) -> list[str]:
+    """The images of some manifest rows as data URIs, no side longer than `size` pixels."""
+    from tasks.problems.image_classification import thumbs
+
+    return thumbs.thumbnails(project, rows, size)
