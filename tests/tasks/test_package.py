@@ -130,7 +130,7 @@ def test_an_unreadable_image_does_not_cost_the_others(tmp_path: Path) -> None:
     given = [bad, good, b"", "missing.png", np.zeros((2, 2, 4), np.uint8)]
     frame = Predictor(project.models).predict(given)  # type: ignore[arg-type]
     assert frame["error"].notna().tolist() == [True, False, True, True, True]
-    assert "not an image of a known format" in frame.loc[0, "error"]
+    assert "not an image of a known format" in str(frame.loc[0, "error"])
     assert frame["label"].notna().tolist() == [False, True, False, False, False]
     assert np.isnan(float(frame["p_bag"].iloc[0]))
     alone = Predictor(project.models).predict([good])
