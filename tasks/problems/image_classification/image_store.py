@@ -88,15 +88,17 @@ def store(
             raise DataError(f"no space left on the disk of {folder.parent}: free some") from None
         raise
     unreadable = [{"source": str(names.iloc[row]), "reason": why} for row, why in reasons.items()]
-    kept = np.array([row for row in range(len(frame)) if row not in reasons], np.int64)
-    return _with_places(frame.iloc[kept], ids[kept], places[kept]), unreadable
+    if reasons:
+        kept = np.setdiff1d(np.arange(len(frame)), list(reasons))
+        frame, ids, places = frame.iloc[kept], ids[kept], places[kept]
+    return _with_places(frame, ids, places), unreadable
 
 
 def _with_places(
     frame: pd.DataFrame, ids: npt.NDArray[Any], places: npt.NDArray[np.int64]
 ) -> pd.DataFrame:
     return frame.drop(columns=["file", "row"]).assign(
-        id=pd.Series(ids.astype(str), index=frame.index, dtype="str"),
+        id=pd.Series([x.decode() for x in ids], index=frame.index, dtype="str"),
         offset=places[:, 0],
         height=places[:, 1].astype(np.int32),
         width=places[:, 2].astype(np.int32),

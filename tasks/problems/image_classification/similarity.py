@@ -14,6 +14,8 @@ on Fashion-MNIST (28 px) and on photo cut-outs alike; halved to 14 px and at qua
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ COLOUR_TOLERANCE = 0.2
 LEAST_CONTRAST = 10.0  # grey levels: below it, compression noise would decide
 NEAREST = 16  # candidates looked at for each image
 SIDE = 8
-CHUNK = 2048  # images compared at once
+CHUNK = 256  # images compared at once, each with its nearest ones
 
 Descriptors = npt.NDArray[np.uint8]  # [n, SIDE, SIDE, 3]
 Pairs = npt.NDArray[np.int64]  # [p, 2], the smaller row first
@@ -39,12 +41,14 @@ Pairs = npt.NDArray[np.int64]  # [p, 2], the smaller row first
 def near_duplicates(frame: pd.DataFrame, folder: Path) -> Pairs:
     """Pairs of row positions [p, 2] of almost the same pictures, in ascending order."""
     images = ImageStore(folder, frame)
-    descriptors = np.empty((len(images), SIDE, SIDE, 3), np.uint8)
-    with progress("looking for near-duplicates", len(images)) as advance:
-        for row in range(len(images)):
-            descriptors[row] = describe(images.image(row))
-            advance()
-    return similar_pairs(descriptors)
+    shape = (len(images), SIDE, SIDE, 3)
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        descriptors = np.memmap(scratch, np.uint8, "w+", shape=shape)
+        with progress("describing images", len(images)) as advance:
+            for row in range(len(images)):
+                descriptors[row] = describe(images.image(row))
+                advance()
+        return similar_pairs(descriptors)
 
 
 def describe(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -64,12 +68,14 @@ def similar_pairs(descriptors: Descriptors) -> Pairs:
     order = np.argsort(group, kind="stable")
     same = group[order][1:] == group[order][:-1]
     found = [np.stack([order[:-1][same], order[1:][same]], axis=1)]
-    unique = np.sort(first)
-    tree = cKDTree(_coarse(descriptors[unique]), balanced_tree=False)
-    for start in range(0, len(unique), CHUNK):
-        rows = unique[start : start + CHUNK]
-        for mirrored in (False, True):
-            found.append(_matches(descriptors, rows, unique, tree, mirrored))
+    tree = cKDTree(_by_chunk(_coarse, descriptors, first), balanced_tree=False)
+    by_contrast = np.argsort(_by_chunk(_contrast, descriptors, first))  # alike in reach
+    with progress("looking for near-duplicates", len(first)) as advance:
+        for start in range(0, len(first), CHUNK):
+            rows = first[by_contrast[start : start + CHUNK]]
+            for mirrored in (False, True):
+                found.append(_matches(descriptors, rows, first, tree, mirrored))
+            advance(len(rows))
     pairs = np.sort(np.concatenate(found), axis=1)
     return np.unique(pairs, axis=0).astype(np.int64).reshape(-1, 2)
 
@@ -97,6 +103,16 @@ def _matches(
     query, other = query[different], other[different]
     close = _close(queries[query], descriptors[other])
     return np.stack([rows[query][close], other[close]], axis=1)
+
+
+def _by_chunk(
+    measure: Callable[[Descriptors], npt.NDArray[np.float32]],
+    descriptors: Descriptors,
+    rows: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]:
+    """A measure of some rows, a chunk in memory at once."""
+    starts = range(0, len(rows), CHUNK)
+    return np.concatenate([measure(descriptors[rows[s : s + CHUNK]]) for s in starts])
 
 
 def _close(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

@@ -64,17 +64,18 @@ def _checked(frame: pd.DataFrame, data: str) -> pd.DataFrame:
     if frame.empty:
         raise DataError(f"{data} has no images")
     for column in ("label", "source"):
-        names = frame[column].unique()
-        clean = {name: _clean(name) for name in names}
-        if clash := next((n for n, count in Counter(clean.values()).items() if count > 1), None):
-            twins = [name for name, text in clean.items() if text == clash]
+        names = frame[column].drop_duplicates()
+        if (names.str.isascii() & (names == names.str.strip())).all():
+            continue  # nothing to do in most data
+        clean = names.map(_clean)
+        if (clash := clean.duplicated(keep=False)).any():
+            twins = names[clean == clean[clash].iloc[0]].tolist()
             what = "classes" if column == "label" else "files"
             raise DataError(
                 f"{data} has {what} whose names differ only in spaces or Unicode form "
                 f"(NFC/NFD): {twins[0]!a} and {twins[1]!a}; rename one"
             )
-        if any(name != text for name, text in clean.items()):
-            frame[column] = frame[column].map(clean)
+        frame[column] = frame[column].map(_clean)
     if frame["label"].nunique() < 2:
         only = frame["label"].iloc[0]
         raise DataError(f"{data} has one class only ({only!r}); there must be at least two")

@@ -1,0 +1,225 @@
+"""Stage `prepare`: raw data → a checked, deduplicated, split manifest and the decoded store.
+
+Read → decode (the unreadable are set aside and named) → exact duplicates → near-duplicates →
+splits (see `tasks.partition`). The folder is built beside its place and renamed into it. Rows are
+in the order of the source, which is the order of the store, so that reading it is sequential.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tasks import partition, plugins, problems
+from tasks.errors import DataError
+from tasks.params import Params, PrepareParams
+from tasks.partition import Division, Draw, Groups
+from tasks.records import SPLITS, DataSummary, Project
+
+SMALL = 5_000  # examples up to which `choose_salt` looks at the data
+CANDIDATES = 100  # working salts among which it chooses
+NAMED = 5  # files that an error names
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The readable examples, the others, and which are near-duplicates."""
+
+    frame: pd.DataFrame
+    unreadable: list[dict[str, str]]
+    near: Groups
+
+
+def run(project: Project, params: Params) -> None:
+    """Fill `data/prepared`; raises `DataError` when the data cannot be used."""
+    pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
+    problem = plugins.load(problems, params.problem)
+    raw = problem.read(params.prepare, project.root)
+    ignored = raw.attrs.get("ignored", [])
+    with _building(project.prepared) as folder:
+        data = _decode(problem, raw, folder, params)
+        del raw
+        draw, division = _divided(data, params.prepare)
+        manifest = _manifest(data, division)
+        _write(manifest, folder / project.manifest.name)
+        summary = _summary(params, data, division, draw, manifest)
+        summary.details.update(problem.details(manifest, folder))
+        summary.details["ignored"] = {"files": len(ignored), "first": ignored[:NAMED]}
+        summary.write(folder / project.summary.name)
+
+
+def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
+    """A `prepare.split.salt` under which a small data set splits well.
+
+    `frame` is what the problem's `read` gave. Of the first salts that give every class an example
+    in each split, the one whose classes are spread most evenly; large data keeps its salt. Looks
+    at contents only, never at results. Raises `DataError` as `run` does.
+    """
+    draw = partition.draw_of(frame, params.prepare.split)
+    if len(frame) > SMALL or not draw.splits[1:]:
+        return draw.salt
+    problem = plugins.load(problems, params.problem)
+    with tempfile.TemporaryDirectory(prefix=".prepare.", dir=project.root) as scratch:
+        data = _decode(problem, frame, Path(scratch), params)
+    _refuse_small_classes(data.frame, draw)
+    labels, best = data.frame["label"], (float("inf"), draw.salt)
+    for candidate in islice(partition.working_salts(data.frame, draw), CANDIDATES):
+        division = partition.divide(data.frame, data.near, candidate)
+        if not partition.short_of_examples(labels, division, candidate):
+            best = min(best, (partition.imbalance(labels, division, candidate), candidate.salt))
+    return best[1]
+
+
+@contextmanager
+def _building(place: Path) -> Iterator[Path]:
+    """A folder to fill beside `place`, which takes its place in the end, or goes."""
+    building, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
+    for left_behind in (building, old):  # by a kill
+        shutil.rmtree(left_behind, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        if place.exists():
+            place.rename(old)
+        building.rename(place)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _decode(problem: ModuleType, raw: pd.DataFrame, folder: Path, params: Params) -> Decoded:
+    frame, unreadable = problem.store(raw, folder, params.prepare, params.threads)
+    _refuse_unreadable(raw, frame, unreadable, params.prepare)
+    frame = frame.reset_index(drop=True)
+    near = np.arange(len(frame))
+    if params.prepare.near_duplicates:
+        contents, first = pd.factorize(frame["id"])[0], ~frame["id"].duplicated()
+        distinct = frame[first].reset_index(drop=True)  # in the order of factorize
+        pairs = problem.near_duplicates(distinct, folder)
+        near = partition.components(len(distinct), pairs)[contents]
+    return Decoded(frame, unreadable, near)
+
+
+def _refuse_unreadable(
+    raw: pd.DataFrame, frame: pd.DataFrame, unreadable: list[dict[str, str]], params: PrepareParams
+) -> None:
+    named = "; ".join(f"{x['source']}: {x['reason']}" for x in unreadable[:NAMED])
+    if len(unreadable) > NAMED:
+        named += f"; and {len(unreadable) - NAMED} more"
+    if frame.empty or len(unreadable) > params.max_unreadable * len(raw):
+        raise DataError(
+            f"{len(unreadable)} of {len(raw)} images cannot be read, a larger share than "
+            f"prepare.max_unreadable ({params.max_unreadable:g}): {named}"
+        )
+    if lost := sorted(set(raw["label"]) - set(frame["label"])):
+        raise DataError(f"class {lost[0]!r} has no readable image: {named}")
+
+
+def _divided(data: Decoded, params: PrepareParams) -> tuple[Draw, Division]:
+    """The division into splits, refused when a class would lack an example where it needs one."""
+    draw = partition.draw_of(data.frame, params.split)
+    _refuse_small_classes(data.frame, draw)
+    division = partition.divide(data.frame, data.near, draw)
+    lacking = partition.short_of_examples(data.frame["label"], division, draw)
+    if lacking:
+        raise DataError(_lacking(data, draw, division, lacking))
+    return draw, division
+
+
+def _refuse_small_classes(frame: pd.DataFrame, draw: Draw) -> None:
+    """Refuse what no salt can mend: nothing to draw from, or less than one a split."""
+    given = set(frame["split"].dropna())
+    for name, share in (("validation", draw.validation), ("test", draw.test)):
+        if not share and name not in given:
+            raise DataError(
+                f"the data brings no {name} split and prepare.split.{name} is 0; set it to a share"
+            )
+    counts = partition.keyed_labels(frame)["label"].value_counts()
+    needed = [SPLITS[code] for code in draw.splits]
+    for label in sorted(frame["label"].unique()):
+        if (count := int(counts.get(label, 0))) < len(needed):
+            raise DataError(
+                f"class {label!r} has {count} different images or groups to divide into "
+                f"{', '.join(needed)}, one each at least: add images or remove the class"
+            )
+
+
+def _lacking(
+    data: Decoded, draw: Draw, division: Division, lacking: list[tuple[str, dict[str, int]]]
+) -> str:
+    """The error for classes without an example in some split, with a salt that works."""
+    label, counts = lacking[0]
+    shown = ", ".join(f"{count} {split}" for split, count in counts.items())
+    more = f" (and {len(lacking) - 1} more classes are short)" if len(lacking) > 1 else ""
+    text = f"class {label!r} would have {shown} examples{more}"
+    if division.leaks:
+        text += f", {len(division.leaks)} near-duplicates across splits being left out"
+    labels = data.frame["label"]
+    for candidate in islice(partition.working_salts(data.frame, draw), CANDIDATES):
+        other = partition.divide(data.frame, data.near, candidate)
+        if not partition.short_of_examples(labels, other, candidate):
+            return (
+                f"{text}; another draw works: thawline run --set "
+                f"prepare.split.salt={candidate.salt}"
+            )
+    return f"{text}; no draw gives each one: add images, or larger shares in prepare.split"
+
+
+def _manifest(data: Decoded, division: Division) -> pd.DataFrame:
+    frame = data.frame.iloc[division.rows].reset_index(drop=True)
+    classes = sorted(frame["label"].unique())
+    frame["target"] = frame["label"].map({c: i for i, c in enumerate(classes)}).astype(np.int64)
+    frame["split"] = pd.Series(division.codes).map(dict(enumerate(SPLITS))).astype("str")
+    frame["group"] = partition.group_names(frame, data.near[division.rows])
+    first = ["id", "label", "target", "split", "group", "source"]
+    return frame[[*first, *(c for c in frame.columns if c not in first)]]
+
+
+def _write(manifest: pd.DataFrame, path: Path) -> None:
+    """Write the manifest in pieces, without looking for repeated values where there are none."""
+    manifest.to_parquet(path, index=False, row_group_size=10_000, use_dictionary=["label", "split"])
+
+
+def _summary(
+    params: Params, data: Decoded, division: Division, draw: Draw, manifest: pd.DataFrame
+) -> DataSummary:
+    classes = sorted(manifest["label"].unique())
+    table = manifest.groupby(["split", "label"]).size()
+    sizes = np.unique(data.near[division.rows], return_counts=True)[1]
+    given = set(data.frame["split"].dropna())
+    details: dict[str, Any] = {
+        "near_duplicates_left_out": division.leaks,
+        "drawn": {SPLITS[code]: draw.salt for code in draw.splits[1:]},
+    }
+    return DataSummary(
+        problem=params.problem,
+        classes=classes,
+        counts={s: {c: int(table.get((s, c), 0)) for c in classes} for s in SPLITS},
+        digest=_digest(manifest),
+        unreadable=data.unreadable,
+        exact_duplicates=division.exact_duplicates,
+        near_duplicate_groups=int((sizes > 1).sum()),
+        near_duplicate_examples=int(sizes[sizes > 1].sum()),
+        conflicts=division.conflicts,
+        given_splits=[split for split in SPLITS if split in given],
+        details=details,
+    )
+
+
+def _digest(manifest: pd.DataFrame) -> str:
+    """sha256 over ids, labels, splits and groups, whatever their order."""
+    rows = partition.rows_of(manifest, "id", "label", "split", "group")
+    lines = sorted(hashlib.sha256("\t".join(row).encode()).digest() for row in rows)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
