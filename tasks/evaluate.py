@@ -79,7 +79,7 @@ def conclude(
             [majority, probe],
             classes,
             _bootstrap(manifest, params),
-            probe_advice=params.freeze.strategy != "head_only",
+            probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
         ),
     }
     files.write_json(project.evaluate / "evaluation.json", evaluation)
@@ -112,7 +112,8 @@ def _forward(
 
     plan = ThawPlan.read(project.thaw_plan)
     problem = plugins.load(tasks.problems, params.problem)
-    compute = device.resolve(params.device, params.precision)
+    fast = device.resolve(params.device, params.precision)
+    exact = device.resolve(params.device, "float32")  # as the packaged model predicts
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")
     examples = problem.examples(project, policy, backbone)
@@ -120,11 +121,11 @@ def _forward(
     frozen = _up_to_deepest(project, backbone, examples)
     size = params.embed.batch_size
     logits = {
-        split: _outputs(model, examples, _rows(manifest, split), size, compute, f"predict {split}")
+        split: _outputs(model, examples, _rows(manifest, split), size, exact, f"predict {split}")
         for split in ("validation", "test")
     }
     features = _outputs(
-        frozen, examples, _rows(manifest, "test"), size, compute, "frozen features of test"
+        frozen, examples, _rows(manifest, "test"), size, fast, "frozen features of test"
     )
     return {k: v.astype(np.float64) for k, v in logits.items()}, features
 

@@ -112,7 +112,7 @@ class FreezeParams(Section):
     learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
     head_epochs: Count = 3
-    batch_norm: Literal["train", "frozen"] = "train"
+    batch_norm: Literal["frozen", "train"] = "frozen"
     cache: Literal["auto", "on", "off"] = "auto"
 
 

@@ -260,7 +260,7 @@ class ThawPlan:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The training parameters after tuning, as `params.TrainParams` reads them, and the evidence."""
+    """The training parameters after tuning, as `TrainParams` reads them, and the evidence."""
 
     train: dict[str, Any]
     changed: dict[str, float]  # key path → tuned value

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.params import HeadParams
+from tasks import ridge
 
-_ALPHAS = np.logspace(-2, 5, 15)
-_SCALES = np.logspace(-1, 1.7, 28)
+if TYPE_CHECKING:  # a packaged model does without pydantic
+    from tasks.params import HeadParams
+
+_SCALES = np.logspace(-1, 1.5, 26)
 
 
 def layers(inputs: int, classes: int, head: HeadParams) -> list[nn.Module]:
@@ -29,29 +33,20 @@ def linear_of(head: nn.Module) -> nn.Linear | None:
 
 
 def solve(
-    features: Tensor, targets: Tensor, held_out: Tensor, held_out_targets: Tensor, classes: int
+    features: Tensor, targets: Tensor, classes: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """Weight [classes, d] and bias [classes] of a linear head on features [n, d].
 
-    Ridge on one-hot targets, its strength by exact leave-one-out (Golub et al. 1979); the logits
-    are then scaled so that the cross-entropy on the held-out features is lowest, as ridge scores
-    are no logits.
+    Ridge scores are no logits: they are scaled so that the cross-entropy of the leave-one-out
+    scores is lowest, with at least a little smoothing, lest a perfect fit ask for infinite logits.
     """
-    from sklearn.linear_model import RidgeClassifierCV  # a packaged model does without it
-
-    x = features.double().numpy()
-    mean, scale = x.mean(0), x.std(0) + 1e-6
-    ridge = RidgeClassifierCV(alphas=_ALPHAS).fit((x - mean) / scale, targets.numpy())
-    coefficients = np.zeros((classes, x.shape[1]))
-    intercept = np.full(classes, -1.0)
-    if len(ridge.classes_) == 2:  # scikit-learn keeps one row for two classes
-        coefficients[ridge.classes_] = np.concatenate([-ridge.coef_, ridge.coef_])
-        intercept[ridge.classes_] = np.concatenate([-ridge.intercept_, ridge.intercept_])
-    else:
-        coefficients[ridge.classes_], intercept[ridge.classes_] = ridge.coef_, ridge.intercept_
-    weight = torch.from_numpy(coefficients / scale)
-    bias = torch.from_numpy(intercept) - weight @ torch.from_numpy(mean)
-    logits = functional.linear(held_out.double(), weight, bias)
-    losses = [functional.cross_entropy(s * logits, held_out_targets).item() for s in _SCALES]
+    solution = ridge.fit(features.numpy(), targets.numpy(), classes)
+    left_out = torch.from_numpy(solution.left_out)
+    smoothing = max(label_smoothing, 0.05)
+    losses = [
+        functional.cross_entropy(scale * left_out, targets, label_smoothing=smoothing).item()
+        for scale in _SCALES
+    ]
     best = float(_SCALES[int(np.argmin(losses))])
+    weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias)
     return (best * weight).float(), (best * bias).float()

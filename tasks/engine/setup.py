@@ -20,6 +20,7 @@ from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept
 from tasks.engine.loop import PhaseData, State, Trainer
 from tasks.engine.network import Network
+from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
 from tasks.errors import ThawlineError
@@ -130,17 +131,13 @@ class Setup:
         if linear is not None and self.settings.head.init == "closed_form":
             top = self.network.run(line, -1)
             features = self._features(top, data.train, self.targets["train"])
-            held_out = self._features(top, data.validation, self.targets["validation"])
-            weight, bias = heads.solve(
-                features,
-                self.targets["train"],
-                held_out,
-                self.targets["validation"],
-                self.classes,
-            )
-            with torch.no_grad():
-                linear.weight.copy_(weight)
-                linear.bias.copy_(bias)
+            if features.shape[1] == linear.in_features:
+                weight, bias = heads.solve(
+                    features, self.targets["train"], self.classes, self.settings.label_smoothing
+                )
+                with torch.no_grad():
+                    linear.weight.copy_(weight)
+                    linear.bias.copy_(bias)
         return time.perf_counter() - begun, cpu_seconds() - cpu
 
     def model_state(self) -> dict[str, Tensor]:
@@ -184,9 +181,10 @@ class Setup:
         size = self.params.embed.batch_size
         places = np.arange(len(targets))
         batches = [places[i : i + size] for i in range(0, len(places), size)]
+        pool = Pool()
         top.eval()
         with torch.no_grad(), self.compute.autocast():
-            return torch.cat([top(x).float().cpu().flatten(1) for x in feed.batches(batches, 0)])
+            return torch.cat([pool(top(x)).cpu() for x in feed.batches(batches, 0)])
 
 
 def _without_count(policy: ViewPolicy) -> dict[str, object]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from tasks.engine.heads import layers
 from tasks.errors import ThawlineError
 
 if TYPE_CHECKING:  # a packaged model carries this module, without pydantic
@@ -38,7 +38,7 @@ def with_head(model: nn.Module, path: str, classes: int, head: HeadParams) -> nn
     inputs = _inputs(old, path)
     new: nn.Module
     if head.hidden:
-        new = nn.Sequential(*_layers(inputs, classes, head))
+        new = nn.Sequential(*layers(inputs, classes, head))
     elif isinstance(old, nn.Sequential):
         new = nn.Sequential(nn.Dropout(head.dropout), nn.Linear(inputs, classes))
     else:
@@ -62,14 +62,6 @@ def last_classifier(model: nn.Module) -> str:
         return path
     paired = len(parent) == 2 and isinstance(parent[0], nn.Dropout)
     return parent_path if paired or isinstance(layer, nn.Conv2d) else path
-
-
-def _layers(inputs: int, classes: int, head: HeadParams) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise([inputs, *head.hidden]):
-        layers += [nn.Dropout(head.dropout), nn.Linear(before, after), nn.ReLU()]
-    outputs = nn.Linear(head.hidden[-1] if head.hidden else inputs, classes)
-    return [*layers, nn.Dropout(head.dropout), outputs]
 
 
 def _inputs(old: nn.Module, path: str) -> int:

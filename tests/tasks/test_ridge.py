@@ -1,0 +1,56 @@
+"""Ridge in closed form against refitting, and as a start for a linear head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+
+from tasks import ridge
+from tasks.engine import heads
+
+
+def drawn(n: int, d: int, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, n)
+    return (rng.normal(size=(3, d))[targets] + noise * rng.normal(size=(n, d))).astype(
+        "f4"
+    ), targets
+
+
+# More examples than features, and the other way round.
+@pytest.mark.parametrize(("n", "d"), [(60, 20), (25, 60)])
+def test_ridge_is_exact_leave_one_out(n: int, d: int) -> None:
+    features, targets = drawn(n, d)
+    x = features.astype(float)
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    known = RidgeClassifierCV(ridge._STRENGTHS, scoring="accuracy").fit(x, targets)
+    found = ridge.fit(features, targets, 3)
+    assert found.accuracy == pytest.approx(known.best_score_)
+    right = 0
+    for i in range(n):
+        others = np.arange(n) != i
+        model = RidgeClassifier(alpha=known.alpha_).fit(x[others], targets[others])
+        right += int(model.predict(x[i : i + 1])[0] == targets[i])
+    assert found.accuracy == pytest.approx(right / n)
+    scores = features @ found.weight.T + found.bias
+    # scikit-learn's targets are -1 and 1, ours 0 and 1.
+    expected = (RidgeClassifier(alpha=known.alpha_).fit(x, targets).decision_function(x) + 1) / 2
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_a_head_in_closed_form_predicts_and_is_not_overconfident() -> None:
+    features, targets = drawn(300, 30, noise=1.0)
+    x, y = torch.from_numpy(features), torch.from_numpy(targets)
+    weight, bias = heads.solve(x[:200], y[:200], 3, label_smoothing=0.1)
+    logits = x[200:] @ weight.T + bias
+    assert (logits.argmax(1) == y[200:]).float().mean() > 0.9
+    assert torch.nn.functional.cross_entropy(logits, y[200:]) < 0.5
+    assert logits.abs().max() < 40
+
+
+def test_a_class_without_examples_is_never_predicted() -> None:
+    features, targets = drawn(100, 10, noise=0.5)
+    found = ridge.fit(features, targets, 5)
+    assert set((features @ found.weight.T + found.bias).argmax(1)) <= {0, 1, 2}
