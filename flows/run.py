@@ -47,9 +47,7 @@ class Wish:
 class Ran:
     """What a run did."""
 
-    params: Params
     standing: Standing | None  # None: there was nothing to do
-    stages: dag.Graph
     registration: Any | None
     seconds: float
 
@@ -74,8 +72,7 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
         if request is not None:
             standing = _flow(project, request, console)
         registration = registered(project, values, console, _log(project, request))
-    graph = {} if request is None else request.graph
-    return Ran(values, standing, graph, registration, time.perf_counter() - started)
+    return Ran(standing, registration, time.perf_counter() - started)
 
 
 @contextlib.contextmanager

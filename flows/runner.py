@@ -52,7 +52,8 @@ class Runner:
 
     def __init__(self, project: Project, request: Request) -> None:
         self.project, self.request = project, request
-        stages = [StageState(stage) for stage in request.graph]
+        known = request.unchanged
+        stages = [StageState(s, "unchanged" if s in known else "waiting") for s in request.graph]
         self.board = Board(project, Standing(log=request.log, stages=stages))
         self.stopping = threading.Event()
         self._slots = threading.Semaphore(request.parallel)
@@ -64,7 +65,6 @@ class Runner:
         Raises `ThawlineError` with the stage's own sentence, `StageKilled`, or `Stopped`.
         """
         if stage in self.request.unchanged:
-            self.board.end(stage, "unchanged")
             return "unchanged"
         with self._slots:
             if self.stopping.is_set():

@@ -39,7 +39,6 @@ def summary(project: Project, ran: Ran) -> dict[str, Any]:
         result["report"] = str(report)
     if ran.registration is not None:
         result["registration"] = asdict(ran.registration)
-        result["model"] = ran.params.register_.model
     return result
 
 
@@ -79,7 +78,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
     if "registration" in result:
         known = result["registration"]
         aliases = ", ".join(known["aliases"]) or "no alias"
-        grid.add_row("model", f"{result['model']} version {known['version']} ({aliases})")
+        grid.add_row("model", f"{known['model']} version {known['version']} ({aliases})")
         for note in known.get("notes") or []:
             grid.add_row("", note)
     if "report" in result:

@@ -63,6 +63,9 @@ def table(project: Project, standing: Standing) -> Table:
             "" if seconds is None else f"{seconds:.1f}",
             _progress(project, stage) if stage.state == "running" else "",
         )
+    if standing.flow_run_id is None and not standing.finished:
+        grid.caption = "starting Prefect …"  # its own server takes some seconds
+        grid.caption_justify = "left"
     return grid
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows import dag, repository
 from flows.dag import Outcome
+from flows.process import end_group
 from tasks import versions
 from tasks.errors import ThawlineError, UnknownName
 from tasks.records import Project
+from tests.flows.conftest import wait_until
 
 GRAPH: dag.Graph = {
     "prepare": [],
@@ -123,6 +127,28 @@ def test_what_a_kill_left_of_dvcs_state_is_mended(project: Project) -> None:
     (project.root / ".dvc/tmp/rwlock").write_text('{"read": {"/a')
     assert reproduce_all(project) == ["restored"] * 4
     assert reproduce_all(project) == ["unchanged"] * 4
+
+
+def test_dvc_at_work_on_the_same_files_is_named(project: Project) -> None:
+    import subprocess
+
+    reproduce_all(project)
+    write_params(project, "seed: 0", "seed: 1")
+    dvc = project.root / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("cmd: mkdir -p out && tr", "cmd: sleep 30 && tr"))
+    other = subprocess.Popen(
+        [Path(sys.executable).parent / "dvc", "repro", "prepare"],
+        cwd=project.root,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        rwlock = project.root / ".dvc/tmp/rwlock"
+        wait_until(lambda: rwlock.is_file() and f'"pid": {other.pid}' in rwlock.read_text())
+        with pytest.raises(ThawlineError, match=rf"process {other.pid} \(.*repro prepare\)"):
+            reproduce(project, "prepare")
+    finally:
+        end_group(other, grace=5)
 
 
 def test_a_missing_input_is_named(project: Project) -> None:

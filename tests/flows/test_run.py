@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from flows import board
+from tasks.errors import ThawlineError
 from tasks.records import Project
 from tests.flows.conftest import DVC, PARAMS, make_project, start, thawline, wait_until
 
@@ -146,6 +147,21 @@ def test_set_is_written_and_only_what_depends_on_it_reruns(
     done = thawline(project, "run", "--force", "embed@first", "--json", env=server)
     assert states(done)["embed@first"] == "done"
     assert states(done)["train"] == "unchanged"  # the same result again
+
+
+def test_a_disk_that_is_too_small_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from flows import run
+
+    tiny = shutil.disk_usage(project.root)._replace(free=400_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: tiny)
+    run._check_disk(project, 10_000_000, ["prepare", "train"])
+    with pytest.raises(ThawlineError, match=r"0\.4 GB free, this run needs about 0\.9 GB"):
+        run._check_disk(project, 300_000_000, ["prepare", "train"])
+    run._check_disk(project, 300_000_000, ["train"])  # the store is already there
 
 
 def test_a_wrong_set_changes_nothing(project: Project) -> None:

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from flows import summary
+from flows.board import StageState, Standing
+from flows.run import Ran
+from flows.stage import record
+from tasks import files
+from tasks.records import Project
+from tasks.register import Registration
+
+
+def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    files.write_json(
+        project.thaw_plan, {"backbone": "mobilenet_v2", "thaw_line": "b14", "frozen_share": 0.6}
+    )
+    metrics = {
+        "test.accuracy": 0.9,
+        "test.accuracy_low": 0.885,
+        "test.accuracy_high": 0.913,
+        "baseline.majority.accuracy": 0.1,
+        "baseline.linear_probe.accuracy": 0.84,
+    }
+    files.write_json(project.reports / "metrics.json", metrics)
+    (project.reports / "report.html").write_text("<p>")
+    record(project, "train", seconds=41.0)
+    stages = [StageState("prepare", "unchanged"), StageState("train", "done", seconds=42.4)]
+    note = "somebody moved champion to version 1"
+    known = Registration("clothes", 3, ["challenger"], "f00", created=True, notes=[note])
+    ran = Ran(Standing("logs/x.log", stages=stages), known, 50.0)
+
+    result = summary.summary(project, ran)
+    assert result["stages"][1]["work_seconds"] == 41.0
+    assert result["registration"]["version"] == 3
+
+    text = io.StringIO()
+    summary.show(Console(file=text, width=200), result)
+    for part in (
+        "train 42 s · 1 unchanged",
+        "mobilenet_v2",
+        "b14 (60% of the compute frozen below it)",
+        "0.900  (0.885 to 0.913)",
+        "0.100  always the commonest class",
+        "0.840  linear head",
+        "clothes version 3 (challenger)",
+        note,
+        str(project.reports / "report.html"),
+        "thawline ui",
+    ):
+        assert part in text.getvalue()
+
+
+def test_a_project_without_model_or_metrics_has_a_summary_too(tmp_path: Path) -> None:
+    result = summary.summary(Project(tmp_path), Ran(None, None, 0.5))
+    assert result["nothing_to_do"]
+    text = io.StringIO()
+    summary.show(Console(file=text), result)
+    assert "nothing to do" in text.getvalue()
