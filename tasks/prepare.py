@@ -189,7 +189,7 @@ def _manifest(data: Decoded, division: Division) -> pd.DataFrame:
 
 def _write(manifest: pd.DataFrame, path: Path) -> None:
     """Write the manifest in pieces, without looking for repeated values where there are none."""
-    manifest.to_parquet(path, index=False, row_group_size=10_000, use_dictionary=["label", "split"])
+    manifest.to_parquet(path, index=False, row_group_size=2_000, use_dictionary=["label", "split"])
 
 
 def _summary(

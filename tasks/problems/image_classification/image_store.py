@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from tasks.errors import DataError
 from tasks.params import PrepareParams
@@ -66,8 +65,8 @@ def store(
     Returns the readable rows with `id`, `offset`, `height`, `width` and `channels`, and the
     unreadable ones as `{source, reason}`. Raises `DataError` when the disk is too full.
     """
-    # Our own cap on pixels is stricter than Pillow's warning, which would only alarm the user.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    # What Pillow warns of (odd EXIF, many pixels) is either harmless or refused by ourselves.
+    warnings.filterwarnings("ignore", module="PIL")
     check_space(frame, folder, params.store_side)
     places = np.zeros((len(frame), 4), np.int64)
     ids = np.zeros(len(frame), "S64")

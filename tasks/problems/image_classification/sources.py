@@ -17,6 +17,7 @@ from tasks.problems.image_classification import tables
 from tasks.problems.image_classification.decode import SUFFIXES
 
 TABLES = (".csv", ".tsv", ".parquet")
+DEEPEST = 32  # folders below a class; systems follow at most 40 links
 
 
 def read(params: PrepareParams, root: Path) -> pd.DataFrame:
@@ -91,29 +92,25 @@ class _Folder:
     """The images found below a data folder."""
 
     root: Path  # resolved: nothing may lie outside
-    found: list[tuple[str, str, str | None]] = field(default_factory=list)  # file, label, split
+    found: list[tuple[str, str, str, str | None]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)  # files that are no images by their names
 
-    def collect(self, folder: Path, label: str | None, split: str | None, parents: int = 0) -> int:
-        """Add every image below `folder`; hidden entries are left out. Returns how many."""
-        before = len(self.found)
+    def collect(self, folder: Path, label: str, split: str | None, depth: int = 0) -> None:
+        """Add every image below `folder`; hidden entries are left out."""
+        if depth > DEEPEST:
+            raise DataError(f"{self.relative(folder)} is too deep: do its links go in a circle?")
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
             path = Path(entry.path)
             if entry.is_symlink():
-                self._refuse_outside(path)
+                self.refuse_bad_link(path)
             if entry.is_dir():
-                if parents > 64:
-                    raise DataError(
-                        f"{self.relative(path)} is too deep: does a link go in a circle?"
-                    )
-                self.collect(path, label, split, parents + 1)
-            elif label is not None and path.suffix.lower() in SUFFIXES:
-                self.found.append((entry.path, label, split))
+                self.collect(path, label, split, depth + 1)
+            elif path.suffix.lower() in SUFFIXES:
+                self.found.append((entry.path, self.relative(path), label, split))
             else:
                 self.ignored.append(self.relative(path))
-        return len(self.found) - before
 
     def relative(self, path: Path) -> str:
         """The place of a file within the data, with `/`."""
@@ -124,8 +121,11 @@ class _Folder:
             raise DataError(f"the name of {name!a} is not UTF-8: rename it") from None
         return name
 
-    def _refuse_outside(self, path: Path) -> None:
+    def refuse_bad_link(self, path: Path) -> None:
+        """A link must not lead out of the data, nor to a folder that it lies in."""
         target = path.resolve()
+        if path.parent.resolve().is_relative_to(target):
+            raise DataError(f"{self.relative(path)} is a link that goes in a circle: remove it")
         if not target.is_relative_to(self.root):
             raise DataError(
                 f"{self.relative(path)} is a link out of the data folder, to {target}: "
@@ -142,8 +142,7 @@ def _read_folder(path: Path) -> pd.DataFrame:
     for folder, split in (splits or {}).items():
         _collect_classes(data, folder, split)
     _refuse_empty_classes(data, splits)
-    frame = pd.DataFrame(data.found, columns=["file", "label", "split"], dtype="str")
-    frame["source"] = [data.relative(Path(file)) for file in frame["file"]]
+    frame = pd.DataFrame(data.found, columns=["file", "source", "label", "split"], dtype="str")
     frame["group"] = pd.Series(None, index=frame.index, dtype="str")
     frame["row"] = -1
     frame.attrs["ignored"] = data.ignored
@@ -181,7 +180,7 @@ def _collect_classes(data: _Folder, folder: Path, split: str | None) -> None:
         )
     for path in classes:
         if path.is_symlink():
-            data._refuse_outside(path)
+            data.refuse_bad_link(path)
         data.relative(path)  # a class must have a UTF-8 name
         data.collect(path, path.name, split)
     data.ignored += [
@@ -190,7 +189,7 @@ def _collect_classes(data: _Folder, folder: Path, split: str | None) -> None:
 
 
 def _refuse_empty_classes(data: _Folder, splits: dict[Path, str] | None) -> None:
-    counts = Counter(label for _, label, _ in data.found)
+    counts = Counter(label for _, _, label, _ in data.found)
     for folder in splits or [data.root]:
         for path in _folders(folder):
             if not counts[path.name]:

@@ -133,7 +133,7 @@ def _column(table: pd.DataFrame, name: str, key: str, path: Path) -> pd.Series[A
     folded = [c for c in columns if c.strip().lower() == name.lower()]
     hint = f": did you mean {folded[0]!r}?" if folded else nearest(name, columns)
     listed = ", ".join(repr(c) for c in columns[:20])
-    raise DataError(f"{path.name} has no column {name!r} ({key}){hint}; it has {listed}")
+    raise DataError(f"{path.name} has no column {name!r} ({key}); it has {listed}{hint}")
 
 
 def _optional(table: pd.DataFrame, key: str, params: PrepareParams, path: Path) -> pd.Series[Any]:
