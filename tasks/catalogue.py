@@ -158,7 +158,8 @@ def _attempt(source: Source, tried: list[str]) -> Iterator[None]:
         tried.append(str(reason))
     except (OSError, RuntimeError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
         where = source.url or source.wheel or source.folder or source.checkout
-        tried.append(f"{where}: {str(error).splitlines()[-1] if str(error) else error!r}")
+        reason = str(error).splitlines() or [type(error).__name__]
+        tried.append(f"{where}: {reason[-1]}")
 
 
 def _unreachable(what: str, tried: list[str]) -> str:

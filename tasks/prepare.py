@@ -29,7 +29,7 @@ from tasks.partition import Division, Draw, Groups
 from tasks.records import SPLITS, DataSummary, Project
 
 SMALL = 5_000  # examples up to which `choose_salt` looks at the data
-CANDIDATES = 100  # working salts among which it chooses
+CANDIDATES = 40  # working salts among which it chooses
 NAMED = 5  # files that an error names
 
 
