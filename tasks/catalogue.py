@@ -158,8 +158,8 @@ def _attempt(source: Source, tried: list[str]) -> Iterator[None]:
         tried.append(str(reason))
     except (OSError, RuntimeError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
         where = source.url or source.wheel or source.folder or source.checkout
-        reason = str(error).splitlines() or [type(error).__name__]
-        tried.append(f"{where}: {reason[-1]}")
+        lines = str(error).splitlines() or [type(error).__name__]
+        tried.append(f"{where}: {lines[-1]}")
 
 
 def _unreachable(what: str, tried: list[str]) -> str:
