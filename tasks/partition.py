@@ -30,6 +30,7 @@ TRAIN, VALIDATION, TEST = range(3)  # codes of SPLITS; among leaks the largest s
 CHUNK = 4096  # rows whose values are Python objects at once
 
 Codes = npt.NDArray[np.int8]
+Counts = npt.NDArray[np.int64]
 Groups = npt.NDArray[np.int64]  # a number for each row; rows that belong together share one
 Note = dict[str, str]
 
@@ -152,16 +153,24 @@ def keyed_labels(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"key": list(keys(pool)), "label": pool["label"]}).drop_duplicates()
 
 
+def class_counts(labels: pd.Series[Any], division: Division) -> tuple[list[str], Counts]:
+    """The classes in order, and their examples in each split, [classes, 3]."""
+    numbers, names = pd.factorize(labels, sort=True)
+    counts = np.zeros((len(names), len(SPLITS)), np.int64)
+    np.add.at(counts, (numbers[division.rows], division.codes), 1)
+    return [str(name) for name in names], counts
+
+
 def short_of_examples(
     labels: pd.Series[Any], division: Division, draw: Draw
 ) -> list[tuple[str, dict[str, int]]]:
     """Classes without an example in a split that needs one, with their counts by split."""
-    kept = labels.to_numpy()[division.rows]
-    table = pd.crosstab(kept, division.codes).reindex(
-        index=sorted(labels.unique()), columns=range(3), fill_value=0
-    )
-    lacking = table.index[(table[list(draw.splits)] == 0).any(axis=1)]
-    return [(str(c), {SPLITS[k]: int(table.loc[c, k]) for k in draw.splits}) for c in lacking]
+    names, counts = class_counts(labels, division)
+    return [
+        (name, {SPLITS[code]: int(row[code]) for code in draw.splits})
+        for name, row in zip(names, counts, strict=True)
+        if (row[list(draw.splits)] == 0).any()
+    ]
 
 
 def working_salts(frame: pd.DataFrame, draw: Draw, most: int = 10_000) -> Iterator[Draw]:
@@ -176,12 +185,12 @@ def working_salts(frame: pd.DataFrame, draw: Draw, most: int = 10_000) -> Iterat
 
 def imbalance(labels: pd.Series[Any], division: Division, draw: Draw) -> float:
     """How far the classes' counts in the drawn splits are from their shares (chi-square)."""
-    table = pd.crosstab(labels.to_numpy()[division.rows], division.codes)
+    _, counts = class_counts(labels, division)
     total = 0.0
     for code, share in ((VALIDATION, draw.validation), (TEST, draw.test)):
         if share:
-            expected = table.sum(axis=1) * share
-            total += float(((table.get(code, 0) - expected) ** 2 / expected).sum())
+            expected = counts.sum(axis=1) * share
+            total += float(((counts[:, code] - expected) ** 2 / expected).sum())
     return total
 
 

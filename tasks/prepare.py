@@ -29,7 +29,8 @@ from tasks.partition import Division, Draw, Groups
 from tasks.records import SPLITS, DataSummary, Project
 
 SMALL = 5_000  # examples up to which `choose_salt` looks at the data
-CANDIDATES = 40  # working salts among which it chooses
+CANDIDATES = 40  # working salts that are tried at least
+LOOKED_AT = 40_000  # examples that `choose_salt` divides in all, if that is more
 NAMED = 5  # files that an error names
 
 
@@ -75,7 +76,8 @@ def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
         data = _decode(problem, frame, Path(scratch), params)
     _refuse_small_classes(data.frame, draw)
     labels, best = data.frame["label"], (float("inf"), draw.salt)
-    for candidate in islice(partition.working_salts(data.frame, draw), CANDIDATES):
+    number = max(CANDIDATES, LOOKED_AT // len(labels))
+    for candidate in islice(partition.working_salts(data.frame, draw), number):
         division = partition.divide(data.frame, data.near, candidate)
         if not partition.short_of_examples(labels, division, candidate):
             best = min(best, (partition.imbalance(labels, division, candidate), candidate.salt))

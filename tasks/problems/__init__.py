@@ -2,12 +2,12 @@
 
 A problem is a package with these functions; the core calls nothing else of it.
 
-Data (`tasks.prepare`):
+Data (`tasks.prepare`; `params` is the section `prepare`):
 - `read(params, root) -> DataFrame`: the raw examples, one row each: `source` (str, for people),
   `label` (str), `split` (train | validation | test | None), `group` (str | None), and what
   `store` needs; refuses unusable data with `DataError`.
 - `store(frame, folder, params, threads) -> (DataFrame, list[dict])`: decode each example once
-  into `folder`, adding `id` (sha256 of the decoded content) and `index` (its place in the store);
+  into `folder`, adding `id` (sha256 of the decoded content) and columns with its place in there;
   examples that cannot be read are left out and returned as `{source, reason}`.
 - `near_duplicates(frame, folder) -> ndarray[int64] [p, 2]`: pairs of row positions of `frame`.
 - `details(frame, folder) -> dict`: facts of this kind of data for the report, JSON-ready.

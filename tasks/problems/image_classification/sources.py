@@ -54,8 +54,7 @@ def _missing(path: Path, data: str) -> str:
 
     if path.stem in catalogue.known_data():
         return (
-            f"prepare.data: {data} is not here, but the catalogue has it: "
-            f"thawline new DIR --data {path.stem}"
+            f"prepare.data: {data} is not here, but the catalogue has it: thawline data {path.stem}"
         )
     return f"prepare.data: {data} does not exist; give a folder of class folders or a manifest"
 
