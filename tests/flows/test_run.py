@@ -140,13 +140,17 @@ def test_set_is_written_and_only_what_depends_on_it_reruns(
     }
     assert "epochs: 4   # a comment that stays" in (project.root / "params.yaml").read_text()
 
-    done = thawline(project, "run", "--set", "train.epochs=3", "--json", env=server)
-    assert states(done)["train"] == states(done)["patient"] == "restored"
+    back = ["--set", "train.epochs=3", "--force", "embed@first"]
+    done = thawline(project, "run", *back, "--json", env=server)
+    assert done.returncode == 0, done.stderr
+    assert states(done) == {
+        "prepare": "unchanged",
+        "embed@first": "done",  # forced; the same result again, so nothing follows from it
+        "embed@second": "unchanged",
+        "train": "restored",
+        "patient": "restored",
+    }
     assert (project.root / "out/model.txt").read_text() == "HELLO\nHELLO\n3\n"
-
-    done = thawline(project, "run", "--force", "embed@first", "--json", env=server)
-    assert states(done)["embed@first"] == "done"
-    assert states(done)["train"] == "unchanged"  # the same result again
 
 
 def test_a_disk_that_is_too_small_is_refused(
