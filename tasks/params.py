@@ -108,11 +108,11 @@ class FreezeParams(Section):
     """Which layers thaw in which phase, and how fast they learn."""
 
     strategy: str = "last_blocks"
-    thaw_fraction: Annotated[float, Field(gt=0, le=1)] = 0.4
-    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    thaw_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
     head_epochs: Count = 3
-    batch_norm: Literal["frozen", "train"] = "frozen"
+    batch_norm: Literal["train", "frozen"] = "train"
     cache: Literal["auto", "on", "off"] = "auto"
 
 
@@ -157,7 +157,7 @@ class TrainParams(Section):
     head: HeadParams = HeadParams()
     epochs: Count = 8
     batch_size: Count = 32
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

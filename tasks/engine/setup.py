@@ -123,18 +123,24 @@ class Setup:
         return self._data[index]
 
     def init_head(self) -> tuple[float, float]:
-        """Start a linear head in closed form; returns the seconds and CPU seconds that took."""
-        line = start(self.plan.layers, self.plan.phases[0])
+        """Start a linear head in closed form; returns the seconds and CPU seconds that took.
+
+        The features are those of training mode: thawed batch norms use the statistics of the
+        batch, as they will in the first step, and their running statistics move to this data.
+        """
+        phase = self.plan.phases[0]
         data = self.data(0)
         begun, cpu = time.perf_counter(), cpu_seconds()
         linear = heads.linear_of(self.network.modules[-1])
         if linear is not None and self.settings.head.init == "closed_form":
-            top = self.network.run(line, -1)
-            features = self._features(top, data.train, self.targets["train"])
+            self.network.learn(phase.learning_rates, self.plan.batch_norm == "frozen")
+            top = self.network.run(start(self.plan.layers, phase), -1)
+            # Shuffled, as the statistics of a batch of one class would be of no use.
+            order = np.random.default_rng(self.params.seed).permutation(len(self.targets["train"]))
+            features, targets = self._features(top, data.train, order), self.targets["train"][order]
             if features.shape[1] == linear.in_features:
-                weight, bias = heads.solve(
-                    features, self.targets["train"], self.classes, self.settings.label_smoothing
-                )
+                smoothing = self.settings.label_smoothing
+                weight, bias = heads.solve(features, targets, self.classes, smoothing)
                 with torch.no_grad():
                     linear.weight.copy_(weight)
                     linear.bias.copy_(bias)
@@ -176,13 +182,11 @@ class Setup:
             },
         )
 
-    def _features(self, top: nn.Module, feed: Feed, targets: Tensor) -> Tensor:
-        """Output of the layer below the head for all examples of a feed, [n, d] on the CPU."""
+    def _features(self, top: nn.Module, feed: Feed, order: npt.NDArray[np.int64]) -> Tensor:
+        """Output of the layer below the head for a feed's examples in some order, [n, d]."""
         size = self.params.embed.batch_size
-        places = np.arange(len(targets))
-        batches = [places[i : i + size] for i in range(0, len(places), size)]
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
         pool = Pool()
-        top.eval()
         with torch.no_grad(), self.compute.autocast():
             return torch.cat([pool(top(x)).cpu() for x in feed.batches(batches, 0)])
 

@@ -57,7 +57,15 @@ def start_drainer(project: Project) -> subprocess.Popen[bytes]:
     environment = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", **os.environ}
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "tasks.tracking", "drain", str(project.root), str(os.getpid())],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "tasks.tracking",
+                "drain",
+                str(project.root),
+                str(os.getpid()),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
