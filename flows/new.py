@@ -21,6 +21,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MANIFESTS = (".csv", ".tsv", ".parquet")
 IMAGE_SIDE = 160  # photographs need more than the 96 of the embedded data set
 EPOCHS = ((1_000, 20), (5_000, 12))  # small data needs more passes for as many steps
+FEW = 1_000
 MOST_THREADS = 8
 
 GITIGNORE = """\
@@ -93,7 +94,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     frame = plugins.load(problems, wanted.problem).read(parameters.prepare, root)
     given = frame["split"].notna().any()
     values = {
-        "train.epochs": _epochs(len(frame), parameters.train.epochs),
+        **_recipe(len(frame), parameters.train.epochs),
         "prepare.split.salt": choose_salt(project, frame, parameters),
     }
     _set(root, values)
@@ -167,8 +168,15 @@ def _model_name(folder: str) -> str:
     return kept or "model"
 
 
-def _epochs(examples: int, default: int) -> int:
-    return next((epochs for below, epochs in EPOCHS if examples < below), default)
+def _recipe(examples: int, epochs: int) -> dict[str, Any]:
+    """What small data needs to be trained differently: more epochs and, below `FEW`, a backbone
+    that moves little (a few hundred images are too few for statistics and rates of their own)."""
+    found: dict[str, Any] = {
+        "train.epochs": next((many for below, many in EPOCHS if examples < below), epochs)
+    }
+    if examples < FEW:
+        found |= {"freeze.batch_norm": "frozen", "freeze.learning_rate_fraction": 0.05}
+    return found
 
 
 def _write_dvc_yaml(root: Path, images: bool) -> None:

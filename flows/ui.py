@@ -111,11 +111,13 @@ def _prefect(project: Project, host: str, port: int, console: Console) -> list[P
 
 
 def _mlflow(project: Project, host: str, port: int, console: Console) -> list[Page]:
-    from tasks.tracking.store import tracking_uri
+    from tasks.tracking.store import store_name, tracking_uri
 
     uri = tracking_uri(project.root)
     if uri.startswith(("http://", "https://")):
-        console.print(f"MLflow: {uri} (MLFLOW_TRACKING_URI)", highlight=False)
+        # The name leaves out a password that the address may hold.
+        shown = store_name(project.root)
+        console.print(f"MLflow: {shown} (MLFLOW_TRACKING_URI)", highlight=False)
         return []
     address = f"http://{host}:{port}"
     arguments = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]

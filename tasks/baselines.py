@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks import ridge
 from tasks.metrics import Ints
 
 Features = npt.NDArray[np.float32]
-
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # C of the probe: the most regularised first
-WITHOUT_VALIDATION = 1e-2
-ITERATIONS, TOLERANCE = 100, 3e-3  # more changes no answer, only the last digits of the weights
 
 
 @dataclass(frozen=True)
@@ -34,30 +30,13 @@ def majority(labels: Ints, classes: list[str], examples: int) -> Baseline:
     return Baseline("majority", f"Always answering “{classes[target]}”", answer, {})
 
 
-def linear_probe(
-    train: tuple[Features, Ints], validation: tuple[Features, Ints], test: Features
-) -> Baseline:
-    """Logistic regression on standardised frozen features [n, d], C chosen on validation.
+def linear_probe(train: tuple[Features, Ints], test: Features, classes: int) -> Baseline:
+    """A ridge head on frozen features [n, d], its strength by exact leave-one-out.
 
-    Each C starts from the weights of the one before; weaker regularisation is not tried once it
-    has made validation worse.
+    On such features as good as logistic regression, in a fraction of its time.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(train[0])
-    features, (held_out, targets) = scaler.transform(train[0]), validation
-    probe = LogisticRegression(warm_start=True, max_iter=ITERATIONS, tol=TOLERANCE)
-    best, chosen, predicted = -1.0, 0.0, np.zeros(0, np.int64)
-    for strength in STRENGTHS if len(targets) else (WITHOUT_VALIDATION,):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stopped before it converged, as it may
-            probe.set_params(C=strength).fit(features, train[1])
-        right = float(probe.score(scaler.transform(held_out), targets)) if len(targets) else 0.0
-        if right < best:
-            break
-        if right > best:
-            best, chosen = right, strength
-            predicted = probe.predict(scaler.transform(test)).astype(np.int64)
-    details: dict[str, float | str] = {"C": chosen, "features": features.shape[1]}
+    features, targets = train
+    solution = ridge.fit(features, targets, classes)
+    predicted = (test @ solution.weight.T + solution.bias).argmax(1).astype(np.int64)
+    details: dict[str, float | str] = {"features": features.shape[1]}
     return Baseline("linear_probe", "A linear probe on the frozen backbone", predicted, details)

@@ -184,14 +184,10 @@ def _linear_probe(project: Project, manifest: pd.DataFrame, test: baselines.Feat
     embedding = Embedding.read(folder / "embedding.json")
     features = np.load(folder / embedding.depths[_deepest(embedding)])
     rows = np.load(folder / embedding.rows)
-    splits, targets = (
-        manifest["split"].to_numpy()[rows],
-        manifest["target"].to_numpy(np.int64)[rows],
-    )
-    train, validation = (
-        (features[splits == split], targets[splits == split]) for split in ("train", "validation")
-    )
-    return baselines.linear_probe(train, validation, test)
+    chosen = manifest["split"].to_numpy()[rows] == "train"
+    targets = manifest["target"].to_numpy(np.int64)[rows]
+    classes = len(DataSummary.read(project.summary).classes)
+    return baselines.linear_probe((features[chosen], targets[chosen]), test, classes)
 
 
 def _write_predictions(
