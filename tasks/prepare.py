@@ -32,6 +32,7 @@ SMALL = 5_000  # examples up to which `choose_salt` looks at the data
 CANDIDATES = 40  # working salts that are tried at least
 LOOKED_AT = 40_000  # examples that `choose_salt` divides in all, if that is more
 NAMED = 5  # files that an error names
+ABOUT = ("id", "label", "split", "group", "source")  # columns about an example, not its content
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _decode(problem: ModuleType, raw: pd.DataFrame, folder: Path, params: Params
     near = np.arange(len(frame))
     if params.prepare.near_duplicates:
         contents, first = pd.factorize(frame["id"])[0], ~frame["id"].duplicated()
-        distinct = frame[first].reset_index(drop=True)  # in the order of factorize
+        own = [c for c in frame.columns if c not in ABOUT]  # to compare contents takes no more
+        distinct = frame[own][first].reset_index(drop=True)  # in the order of factorize
         pairs = problem.near_duplicates(distinct, folder)
         near = partition.components(len(distinct), pairs)[contents]
     return Decoded(frame, unreadable, near)
