@@ -19,10 +19,10 @@ setup-dev: $(VENV)/.dev
 test: setup-dev       ## lint, types and all quick tests
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/codespell -q 3
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: setup-dev  ## the campaigns of kills, races and fuzzing
-	@$(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup-dev       ## mend what ruff can mend
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/codespell
@@ -33,19 +33,19 @@ types: setup-dev      ## check types
 lock: setup-dev       ## write the locked versions anew from what is installed
 	@$(BIN)/python infra/lock.py
 
-clean:                ## remove what runs leave beside the results; keeps results and environment
-	rm -rf .thawline logs .pytest_cache .mypy_cache .ruff_cache
+clean:                ## remove caches and logs; keeps results, records and the environment
+	rm -rf .thawline/prefix logs .pytest_cache .mypy_cache .ruff_cache
 
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-$(VENV)/bin/python:
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Thawline needs Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The locks name every package, so pip need not resolve anything.
-$(VENV)/.core: requirements.lock pyproject.toml | $(VENV)/bin/python
+$(VENV)/.core: requirements.lock pyproject.toml | $(VENV)/bin/pip
 	@echo "Setting up $(VENV): about 7 GB with the CUDA build of torch, some minutes"
 	@lock=requirements.lock; \
 	if [ "$(TORCH)" = cpu ]; then lock=$$(mktemp); \

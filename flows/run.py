@@ -108,6 +108,8 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
         unchanged = [s.stage for s in dag.status(repo, project, graph) if not s.would_run]
         bytes_of_inputs = repository.input_bytes(repo)
     unchanged = [s for s in unchanged if s not in dag.downstream(force, graph)]
+    if "train" in force:  # from the start, not from a checkpoint
+        shutil.rmtree(project.scratch / "checkpoints", ignore_errors=True)
     if len(unchanged) == len(graph):
         return None
     _check_disk(project, bytes_of_inputs, [s for s in graph if s not in unchanged])

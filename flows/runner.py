@@ -130,9 +130,10 @@ def end_noted_processes(project: Project) -> int:
     """End what an earlier run left running; returns how many. Call it with the run lock held."""
     ended = 0
     for path in (boards.folder(project) / "processes").glob("*.json"):
-        with contextlib.suppress(psutil.NoSuchProcess, ValueError, KeyError):
+        with contextlib.suppress(psutil.Error, ValueError, KeyError):
             process = psutil.Process(int(path.stem))
-            if process.create_time() == files.read_json(path)["started"]:
+            zombie = process.status() == psutil.STATUS_ZOMBIE  # has ended; nobody asked how
+            if process.create_time() == files.read_json(path)["started"] and not zombie:
                 signal_group(process.pid, signal.SIGKILL)
                 process.wait(10)
                 ended += 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from flows import stage as stages
 from flows.run import Ran
@@ -58,34 +59,37 @@ def _stages(project: Project, ran: Ran) -> list[dict[str, Any]]:
 
 
 def show(console: Console, result: dict[str, Any]) -> None:
-    """Print the summary for a person."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim")
+    """Print the summary for a person; a line is never broken, so that paths can be copied."""
+    for name, value in _rows(result):
+        line = Text.assemble((f"{name:<15}", "dim"), value)
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if result["nothing_to_do"]:
-        grid.add_row("stages", "nothing to do, all are up to date")
+        yield "stages", "nothing to do, all are up to date"
     else:
-        grid.add_row("stages", _costs(result["stages"]))
+        yield "stages", _costs(result["stages"])
     if "backbone" in result:
         frozen = f"{result['frozen_share']:.0%} of the compute frozen"
-        grid.add_row("backbone", result["backbone"])
-        grid.add_row("thaw line", f"{result['thaw_line']} ({frozen} below it)")
+        yield "backbone", result["backbone"]
+        yield "thaw line", f"{result['thaw_line']} ({frozen} below it)"
     metrics = result.get("metrics", {})
     if "test.accuracy" in metrics:
-        grid.add_row("test accuracy", _accuracy(metrics))
+        yield "test accuracy", _accuracy(metrics)
     for key, words in BASELINES.items():
         if key in metrics:
-            grid.add_row("baseline", f"{metrics[key]:.3f}  {words}")
+            yield "baseline", f"{metrics[key]:.3f}  {words}"
     if "registration" in result:
         known = result["registration"]
         aliases = ", ".join(known["aliases"]) or "no alias"
-        grid.add_row("model", f"{known['model']} version {known['version']} ({aliases})")
+        yield "model", f"{known['model']} version {known['version']} ({aliases})"
         for note in known.get("notes") or []:
-            grid.add_row("", note)
+            yield "", note
     if "report" in result:
-        grid.add_row("report", result["report"])
-    grid.add_row("seconds", f"{result['seconds']:.1f}")
-    grid.add_row("past runs", "thawline ui  (the pages of MLflow and Prefect)")
-    console.print(grid, highlight=False, soft_wrap=True)
+        yield "report", result["report"]
+    yield "seconds", f"{result['seconds']:.1f}"
+    yield "past runs", "thawline ui  (the pages of MLflow and Prefect)"
 
 
 def _accuracy(metrics: dict[str, Any]) -> str:

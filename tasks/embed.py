@@ -155,6 +155,8 @@ def _embed(
                     np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), x.shape[1]))
                     for path, x in zip(temporaries, pooled, strict=True)
                 ]
+                for path in temporaries:
+                    files.reserve(path)
             for array, x in zip(arrays, pooled, strict=True):
                 array[start : start + len(x)] = x
             advance(len(chosen))

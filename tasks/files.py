@@ -39,6 +39,12 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def reserve(path: Path) -> None:
+    """Give a sparse file its blocks: a full disk is an error now, not a crash on a mapped write."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, the same bytes for the same value (keys keep their order)."""
     with atomic(path) as temporary:

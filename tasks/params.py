@@ -225,10 +225,28 @@ class Params(Section):
             if not path.startswith("train."):
                 raise ValueError(f"tune.space names {path!r}; only train.* can be tuned")
             if not isinstance(get(self, path), float):
-                raise ValueError(f"tune.space names {path!r}, which is not a number to tune")
+                raise ValueError(f"tune.space names {path!r}, which is not a decimal number")
+            tried = self.tune.space[path]
+            for end in tried.choices or (tried.low, tried.high):
+                _try_value(self.train, path, end)
         if self.tune.trials and not self.tune.space:
             raise ValueError("tune.trials is above 0 but tune.space is empty")
         return self
+
+
+def _try_value(train: TrainParams, path: str, value: Any) -> None:
+    """Raises `ValueError` when a tuned value would not be a valid parameter."""
+    tree = train.model_dump()
+    *parents, key = path.split(".")[1:]
+    node = tree
+    for parent in parents:
+        node = node[parent]
+    node[key] = value
+    try:
+        TrainParams.model_validate(tree)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ValueError(f"tune.space.{path} reaches {value:g}: {reason}") from None
 
 
 def get(params: BaseModel, path: str) -> Any:

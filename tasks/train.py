@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import files, tracking, versions
+from tasks.errors import ThawlineError
+from tasks.freeze import CACHE_LIMIT_BYTES
 from tasks.params import Params, TrainParams
-from tasks.records import DataSummary, Project, ThawPlan, TrainRun, Tuning
+from tasks.records import Project, ThawPlan, TrainRun, Tuning
 
 if TYPE_CHECKING:
+    from tasks.engine.device import Compute
     from tasks.engine.loop import State, Trainer
 
 KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in scratch
@@ -23,13 +26,14 @@ KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in s
 def run(project: Project, params: Params) -> None:
     """Train, or go on where a killed training stopped, and write weights, history and record."""
     from tasks.engine.memory import PeakMemory
+    from tasks.engine.prefix import prune
     from tasks.engine.setup import Setup
 
     plan = ThawPlan.read(project.thaw_plan)
     settings = TrainParams(**Tuning.read(project.tuning).train)
     with PeakMemory() as memory:
         setup = Setup.make(project, params, plan, settings)
-        folder = _scratch(project, _identity(project, params, setup.compute.precision))
+        folder = _scratch(project, _identity(project, params, setup.compute))
         run_key = _run_key(folder)
         name = f"{plan.backbone} {plan.strategy}"
         header = tracking.header(project, params, name, {"thawline.thaw_line": plan.thaw_line})
@@ -45,13 +49,17 @@ def run(project: Project, params: Params) -> None:
         trainer = setup.trainer(folder, report)
         if not trainer.restore():
             trainer.state.seconds, trainer.state.cpu_seconds = setup.init_head()
-        state = trainer.fit(setup.data)
+        try:
+            state = trainer.fit(setup.data)
+        except ThawlineError:
+            spool.end("FAILED")  # going on later opens it again
+            raise
         spool.end()
         peak = memory.mb
     weights = _write(project, setup.model_state(), state)
     record = _record(params, setup, trainer, run_key, peak)
     record.write(weights.with_name("run.json"))
-    shutil.rmtree(folder, ignore_errors=True)
+    prune(setup.prefix_folder, CACHE_LIMIT_BYTES)
 
 
 def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: float) -> TrainRun:
@@ -59,7 +67,7 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
     project: Project = setup.project
     return TrainRun(
         run_key=run_key,
-        mlflow_run_id=tracking.run_id(project, run_key, wait_seconds=20),
+        mlflow_run_id=tracking.run_id(project, run_key, wait_seconds=5),
         resumed_from_step=trainer.resumed_from_step,
         steps=state.step,
         best_epoch=state.best_epoch,
@@ -98,17 +106,19 @@ def _write(project: Project, weights: dict[str, Any], state: State) -> Path:
     return path
 
 
-def _identity(project: Project, params: Params, precision: str) -> str:
+def _identity(project: Project, params: Params, compute: Compute) -> str:
     """A digest of all that determines this training; checkpoints of another are never taken up."""
     return files.sha256_json(
         {
-            "data": DataSummary.read(project.summary).digest,
+            "data": files.sha256_file(project.manifest),
             "policy": files.sha256_file(project.augment / "policy.json"),
             "plan": files.sha256_file(project.thaw_plan),
             "tuning": files.sha256_file(project.tuning),
             "seed": params.seed,
             "threads": params.threads,
-            "precision": precision,
+            "device": compute.device.type,
+            "precision": compute.precision,
+            "torch": importlib.metadata.version("torch"),
             "batch_size": params.embed.batch_size,
             "version": versions.VERSIONS["train"],
         }

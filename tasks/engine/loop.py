@@ -96,7 +96,7 @@ class Trainer:
         self._learned = {name for phase in phases for name in phase.learning_rates}
         self._best: dict[str, Tensor] = {}
         self._restored: checkpoint.Checkpoint | None = None
-        self._terminated = False
+        self._terminated = 0  # the signal that asked for an end
 
     def restore(self) -> bool:
         """Take up the newest whole checkpoint; False when there is none."""
@@ -115,10 +115,11 @@ class Trainer:
 
         Raises `ThawlineError` when the loss is no longer finite, before that step is taken.
         """
-        with self._terminable():
-            while self.state.phase < len(self.phases):
-                index = self.state.phase
-                _PhaseRun(self, index, data(index)).run()
+        while self.state.phase < len(self.phases):
+            index = self.state.phase
+            inputs = data(index)
+            with self._terminable():
+                _PhaseRun(self, index, inputs).run()
                 self.network.load(self._best)
                 self.state.phase += 1
                 self.state.phase_step = 0
@@ -146,24 +147,26 @@ class Trainer:
             checkpoint.save(self.folder, checkpoint.Checkpoint(self.state.step, tensors, extra))
         self.on_checkpoint(self.state)
         if self._terminated:
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + self._terminated)
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:
-        """Turn SIGTERM into a checkpoint and an orderly end (main thread only)."""
+        """Turn SIGTERM and Ctrl-C into a checkpoint and an orderly end (main thread only)."""
 
-        def note(*_: object) -> None:
-            self._terminated = True
+        def note(number: int, _: object) -> None:
+            self._terminated = number
 
+        asked = (signal.SIGTERM, signal.SIGINT)
         try:
-            before = signal.signal(signal.SIGTERM, note)
+            before = {number: signal.signal(number, note) for number in asked}
         except ValueError:  # not the main thread, which alone may set handlers
             yield
             return
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class _PhaseRun:
@@ -188,6 +191,7 @@ class _PhaseRun:
         self.scaler = torch.amp.GradScaler(
             self.compute.device.type, enabled=self.compute.dtype == torch.float16
         )
+        self.saved = time.monotonic()  # when the last checkpoint was written
         self._restore()
 
     def run(self) -> None:
@@ -222,18 +226,18 @@ class _PhaseRun:
         order = _generator(self.trainer.seed, "order", self.state.phase, epoch)
         shuffled = order.permutation(self.examples)[: self.steps_an_epoch * self.batch]
         batches = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
-        clock, cpu, saved = time.perf_counter(), cpu_seconds(), time.monotonic()
+        clock, cpu = time.perf_counter(), cpu_seconds()
         for inputs, chosen in zip(self.data.train.batches(batches, epoch), batches, strict=True):
             loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)])
             go(1, loss=loss)
             last = self.state.phase_step % self.steps_an_epoch == 0
             if last:
                 self._finish_epoch()
-            pause = time.monotonic() - saved
+            pause = time.monotonic() - self.saved
             if pause >= self.params.checkpoint_seconds or self.trainer._terminated:
                 clock, cpu = self._charge(clock, cpu)
                 self.trainer.save(self)
-                saved = time.monotonic()
+                self.saved = time.monotonic()
         self._charge(clock, cpu)
 
     def _charge(self, clock: float, cpu: float) -> tuple[float, float]:

@@ -62,6 +62,7 @@ class Prefix:
         mark = path.with_suffix(".json")
         if mark.is_file() and path.is_file():
             record = files.read_json(mark)
+            mark.touch()  # what is used last goes last
             if record["sha256"] == files.sha256_file(path):
                 values = _open(path, record["dtype"])
                 return Kept(values, record["seconds"], record["cpu_seconds"], True)
@@ -91,6 +92,7 @@ class Prefix:
                     shape = (len(rows), *values.shape[1:])
                     stored = _STORED_AS[values.dtype]
                     out = np.lib.format.open_memmap(temporary, "w+", stored, shape)
+                    files.reserve(temporary)
                 out[begin : begin + len(values)] = _bits(values)
                 go(len(values))
             if out is not None:
@@ -101,6 +103,19 @@ class Prefix:
         """The frozen part's output for one batch, on the compute device."""
         with torch.no_grad(), self.compute.autocast():
             return self.module(self.compute.send(self.examples.batch(rows, view)))
+
+
+def prune(folder: Path, budget: int) -> None:
+    """Drop what a kill left half-written, and the views used longest ago beyond `budget` bytes."""
+    for partial in folder.glob(".*.npy.*"):
+        partial.unlink(missing_ok=True)
+    total = 0
+    for mark in sorted(folder.glob("*.json"), key=lambda m: m.stat().st_mtime, reverse=True):
+        path = mark.with_suffix(".npy")
+        total += path.stat().st_size if path.exists() else 0
+        if total > budget:
+            mark.unlink()
+            path.unlink(missing_ok=True)
 
 
 def cpu_seconds() -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import tasks.problems
-from tasks import plugins
+from tasks import files, plugins
 from tasks.engine import heads
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept
@@ -95,8 +95,13 @@ class Setup:
             rows=rows,
             targets=targets,
             classes=len(summary.classes),
-            digest=summary.digest,
+            # Not the summary's digest, which does not know the order of rows and their stored size.
+            digest=files.sha256_file(project.manifest),
         )
+
+    @property
+    def prefix_folder(self) -> Path:
+        return self.project.scratch / "prefix"
 
     def trainer(self, folder: Path | None, on_checkpoint: Callable[[State], None]) -> Trainer:
         return Trainer(
@@ -166,7 +171,7 @@ class Setup:
 
     def _prefix(self, line: int) -> Prefix:
         return Prefix(
-            folder=self.project.scratch / "prefix",
+            folder=self.prefix_folder,
             module=self.network.run(0, line).eval(),
             examples=self.examples,
             compute=self.compute,

@@ -79,6 +79,7 @@ def test_dvc_reads_the_same() -> None:
         ("tune: {space: {train.x: {low: 0, high: 1}}}\n", "'train.x' is not a parameter"),
         ("tune: {space: {seed: {low: 0, high: 1}}}\n", "only train.* can be tuned"),
         ("tune: {space: {train.ema: {low: 2, high: 1}}}\n", "give low < high, or choices"),
+        ("tune: {space: {train.label_smoothing: {low: 0.5, high: 1.5}}}\n", "reaches 1.5"),
         ("embed: {weights: {b: {file: f, sha256: 'x'}}}\n", "embed.weights.b.sha256"),
     ],
 )

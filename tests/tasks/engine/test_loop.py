@@ -103,6 +103,19 @@ def test_a_resume_after_any_step_ends_in_the_same_bits(tmp_path: Path, stop: int
     assert points[0] == points[1]
 
 
+def test_checkpoints_are_written_also_when_epochs_are_shorter_than_their_interval(
+    tmp_path: Path,
+) -> None:
+    net = training.network()
+    trainer = training.trainer(tmp_path, net, epochs=40, checkpoint_seconds=0.05)
+    saved: list[int] = []
+    trainer.on_checkpoint = lambda state: saved.append(state.step)
+    begun = time.monotonic()
+    trainer.fit(lambda index: training.at_line(net, index))
+    # Two more at the ends of the phases; a save itself takes time on a busy disk.
+    assert len(saved) > min(6, (time.monotonic() - begun) / 0.05 / 4)
+
+
 def run_program(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
@@ -157,12 +170,13 @@ def test_fifty_sigkills_change_nothing(tmp_path: Path) -> None:
     assert len(set(resumed)) > 10
 
 
-def test_sigterm_writes_a_checkpoint_and_ends_with_143(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_request_to_end_writes_a_checkpoint(tmp_path: Path, asked: int, code: int) -> None:
     program = run_program(tmp_path, 400)
     while not list((tmp_path / "checkpoints").glob("step-*.json")):
         time.sleep(0.01)
-    program.terminate()
-    assert program.wait() == 143
+    program.send_signal(asked)
+    assert program.wait() == code
     assert checkpoint.load(tmp_path / "checkpoints") is not None
 
 
