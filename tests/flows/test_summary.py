@@ -39,7 +39,7 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
     assert result["registration"]["version"] == 3
 
     text = io.StringIO()
-    summary.show(Console(file=text, width=200), result)
+    summary.show(Console(file=text, width=40), result)  # too narrow for most lines
     for part in (
         "train 42 s · 1 unchanged",
         "mobilenet_v2",

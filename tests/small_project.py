@@ -1,0 +1,182 @@
+"""A small real project, made and run as a user would: real images, weights, DVC, Prefect, MLflow.
+
+Three classes of the embedded sample, so small that a whole run takes well under a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.project import QUIET
+from tasks import files, params
+from tasks.records import Project
+from tests.tasks.embedded import stored_sample
+
+BIN = Path(sys.executable).parent
+CLASSES = {"Bag": "包", "Ankle boot": "短靴 (Größe 38)", "Trouser": "长裤"}
+EACH, MORE = 40, 5  # images of a class; images of two classes that are added later
+TRUNCATED, DUPLICATE = "包/截断.png", "包/重复.png"
+SETTINGS = [
+    "threads=1",
+    "augment.image_size=64",
+    "augment.views=2",
+    "embed.backbones=[mobilenet_v2]",
+    "train.epochs=4",
+    "train.batch_size=8",
+    "evaluate.bootstrap=200",
+    "register.experiment=clothes",
+    "register.model=clothes",
+]
+
+# Loaded by every Python process at its start; a hook sees what all libraries do with sockets.
+NO_NETWORK = """\
+import os, socket, sys
+
+FOLDER, OWN = os.environ["NETWORK_LOG"], {"localhost", "::1", "0.0.0.0", "::", socket.gethostname()}
+
+
+def note(name, text):
+    with open(os.path.join(FOLDER, name), "a") as file:
+        print(text, file=file)
+
+
+def guard(event, arguments):
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else None  # a file's name: a local socket
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if not host or host in OWN or host.startswith("127."):
+        return
+    note("asked", f"{event} {host} by {sys.argv}")
+    raise OSError(f"blocked: {event} {host}")
+
+
+note("guarded", " ".join(sys.orig_argv))
+sys.addaudithook(guard)
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of the tests, without servers that the tester may use."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_"))}
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    return own | QUIET | {"PATH": path} | more
+
+
+def call(
+    folder: Path, *command: str, limit: float = 180, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        check=False,
+    )
+
+
+def succeed(folder: Path, *command: str, **variables: str) -> str:
+    done = call(folder, *command, **variables)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}\n{last_log(folder)}"
+    return done.stdout
+
+
+def run(project: Project, *options: str, **variables: str) -> dict[str, Any]:
+    """`thawline run` that must succeed; its summary, with `states`: stage → state."""
+    result = json.loads(succeed(project.root, "thawline", "run", "--json", *options, **variables))
+    return {**result, "states": {s["stage"]: s["state"] for s in result["stages"]}}
+
+
+def last_log(folder: Path) -> str:
+    logs = sorted((folder / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+    return logs[-1].read_text(errors="replace")[-4000:] if logs else ""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=A Tester", "-c", "user.email=tester@example.org"]
+    return succeed(folder, "git", *identity, *arguments)
+
+
+def commit(project: Project) -> None:
+    git(project.root, "add", "--all")
+    git(project.root, "commit", "--quiet", "--message", "as it is now")
+
+
+def clone(project: Project, folder: Path) -> Project:
+    """A fresh clone of what is committed; nothing of DVC's cache, MLflow or scratch comes along."""
+    git(folder.parent, "clone", "--quiet", str(project.root), str(folder))
+    return Project(folder)
+
+
+def draw(folder: Path) -> tuple[Path, Path]:
+    """Class folders with a truncated image and a duplicate; a copy of them with more images."""
+    import pandas as pd
+
+    sample = pd.read_parquet(stored_sample())
+    data, grown = folder / "图片 raw", folder / "图片 grown"
+    for label, name in CLASSES.items():
+        (data / name).mkdir(parents=True)
+        for number, image in enumerate(sample[sample["label"] == label]["image"].iloc[:EACH]):
+            (data / name / f"图{number:03}.png").write_bytes(image)
+    whole = (data / "包/图000.png").read_bytes()
+    (data / DUPLICATE).write_bytes(whole)
+    (data / TRUNCATED).write_bytes(whole[: len(whole) // 2])
+    shutil.copytree(data, grown)
+    for label in list(CLASSES)[:2]:
+        images = sample[sample["label"] == label]["image"].iloc[EACH : EACH + MORE]
+        for number, image in enumerate(images):  # first in the listing, so that all rows move
+            (grown / CLASSES[label] / f"0新{number}.png").write_bytes(image)
+    return data, grown
+
+
+def new(folder: Path, data: Path) -> Project:
+    succeed(folder.parent, "thawline", "new", folder.name, "--data", str(data))
+    params.set_values(folder, SETTINGS)
+    return Project(folder)
+
+
+def digests(project: Project) -> dict[str, str]:
+    """sha256 of what makes up the packaged model."""
+    names = ("model.safetensors", "model.json")
+    return {name: files.sha256_file(project.models / name) for name in names}
+
+
+def processes_in(project: Project) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            folder = Path(process.cwd())
+            if folder == project.root and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def kill_all(project: Project) -> None:
+    """SIGKILL to all that works in a project, at once."""
+    for process in list(processes_in(project)):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def guarded(folder: Path) -> dict[str, str]:
+    """Variables under which no Python process reaches anything but loopback.
+
+    `folder`/log then holds `guarded`, the command lines, and `asked`, what was blocked.
+    """
+    (folder / "log").mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    return {"PYTHONPATH": str(folder), "NETWORK_LOG": str(folder / "log")}
