@@ -26,7 +26,7 @@ def closure(name: str, extras: tuple[str, ...], seen: dict[str, set[str]]) -> No
         requirement = Requirement(text)
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in new):
-            closure(requirement.name, tuple(requirement.extras) + ("",), seen)
+            closure(requirement.name, (*requirement.extras, ""), seen)
 
 
 def line(name: str) -> str:
