@@ -107,7 +107,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
     assert len([1 for tag, _ in page.elements if tag == "svg"]) == 4
     for told in (
         "above the thaw line",  # a phase
-        "4.44e-05",  # the rate of a thawed layer: 0.001 · 0.1 · 0.85⁵
+        "0.000444",  # the rate of a thawed layer: 0.01 · 0.1 · 0.85⁵
         "68% of the forward compute",
         "40 in 20 groups",
         "5.27\u202fMiB",
