@@ -67,7 +67,7 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
     project: Project = setup.project
     return TrainRun(
         run_key=run_key,
-        mlflow_run_id=tracking.run_id(project, run_key, wait_seconds=20),
+        mlflow_run_id=tracking.run_id(project, run_key, wait_seconds=45),
         resumed_from_step=trainer.resumed_from_step,
         steps=state.step,
         best_epoch=state.best_epoch,
