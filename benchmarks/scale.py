@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from tasks import catalogue, files, params
+from tasks import catalogue, files, params_file
 from tasks.records import DataSummary, Project
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def project_of(folder: Path, data: Path) -> Project:
     folder.mkdir()
     for name in ("params.yaml", "code.yaml", "dvc.yaml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
-    params.set_values(folder, [f"prepare.data={data}"])
+    params_file.set_values(folder, [f"prepare.data={data}"])
     return Project(folder)
 
 

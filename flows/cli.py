@@ -49,6 +49,23 @@ def main() -> None:
         sys.exit(f"thawline: an unexpected error, please report it: {kind}: {error}")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"thawline {version('thawline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune pretrained models as a versioned DAG."""
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
@@ -202,10 +219,10 @@ def register() -> None:
     Example: thawline register
     """
     from flows.registration import registered
-    from tasks import params
+    from tasks import params_file
 
     project = find()
-    values = params.load(project.root)
+    values = params_file.load(project.root)
     answer = registered(project, values, err, project.root / "logs/register.log")
     if answer is None:
         raise ThawlineError(f"{project.models} holds no model yet; make one with: thawline run")
@@ -228,11 +245,11 @@ def predict(
 
     Example: thawline predict photos/ --out predictions.parquet
     """
-    from tasks import params
+    from tasks import params_file
     from tasks.predict import predict as predict_images
 
     project = find()
-    frame = predict_images(project, params.load(project.root), images, output, model)
+    frame = predict_images(project, params_file.load(project.root), images, output, model)
     if as_json:
         columns = frame[["path", "label", "probability", "error"]]
         rows = json.loads(columns.to_json(orient="records"))  # missing values become null

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from flows import repository
 from flows.project import find
-from tasks import params
+from tasks import params_file
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project
@@ -39,7 +39,7 @@ def examine() -> list[Finding]:
     findings = [*_packages(), *_machine(), *_tool("git")]
     try:
         project = find()
-        values = params.load(project.root)
+        values = params_file.load(project.root)
     except ThawlineError as error:
         return [*findings, Finding("project", "warn", str(error), "the rest needs a project")]
     findings.append(Finding("project", "ok", str(project.root)))

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import params, plugins, problems, versions
+from tasks import params_file, plugins, problems, versions
 from tasks.errors import ThawlineError
+from tasks.params import Params
 from tasks.records import Project
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -148,11 +149,11 @@ def _holds_images(data: Path) -> bool:
         return True  # not readable; the reader of the data says so
 
 
-def _set(root: Path, values: dict[str, Any]) -> params.Params:
+def _set(root: Path, values: dict[str, Any]) -> Params:
     assignments = [
         f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     ]
-    return params.set_values(root, assignments)
+    return params_file.set_values(root, assignments)
 
 
 def _threads() -> int:

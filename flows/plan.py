@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import dag, repository
-from tasks import params, versions
+from tasks import params_file, versions
 from tasks.records import Project, ThawPlan
 
 LINES = 4  # of reasons that a person is shown for one stage
@@ -21,10 +21,11 @@ def plan(project: Project, stage: str | None = None) -> dict[str, Any]:
     Raises `ThawlineError` when the parameters or `dvc.yaml` cannot be used, and `UnknownName`
     for a stage that there is not.
     """
-    values = params.load(project.root)
+    values = params_file.load(project.root)
     upgraded = versions.changes(project.root)
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
+        repository.check_images(repo, values)
         graph = dag.graph(repo)
         wanted = dag.upstream(dag.expand([stage], graph), graph) if stage else list(graph)
         found = dag.status(repo, project, graph, upgraded)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tasks.errors import ThawlineError
-from tasks.params import PARAMS_FILE
+from tasks.params_file import PARAMS_FILE
 from tasks.records import Project
 
 DVC_FILE = "dvc.yaml"

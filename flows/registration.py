@@ -15,8 +15,9 @@ from rich.console import Console
 
 from flows.process import die_with_parent, end_group, start_module, wait
 from flows.project import environment
-from tasks import files, params
+from tasks import files, params_file
 from tasks.errors import ThawlineError
+from tasks.params import Params
 from tasks.records import Project
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def registered(
-    project: Project, values: params.Params, console: Console, log: Path
+    project: Project, values: Params, console: Console, log: Path
 ) -> Registration | None:
     """The registration of the project's packaged model, made when missing.
 
@@ -75,7 +76,7 @@ def main() -> int:
     from tasks.register import register
 
     try:
-        answer = register(project, params.load(project.root))
+        answer = register(project, params_file.load(project.root))
     except ThawlineError as error:
         files.write_json(answer_file, {"error": str(error)})
         return 1

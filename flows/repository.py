@@ -10,7 +10,8 @@ from typing import Any
 
 from flows.project import DVC_FILE
 from tasks.errors import ThawlineError
-from tasks.params import PARAMS_FILE, Params, get, parse
+from tasks.params import Params, get
+from tasks.params_file import PARAMS_FILE, parse
 from tasks.records import Project
 
 LOCK_FILE = "dvc.lock"
@@ -94,6 +95,20 @@ def check_params(repo: Any, values: Params) -> None:
         f"{file} has no value for {key!r}, on which {DVC_FILE}'s {wanted_by[0]!r} depends; "
         f"add it{hint}"
     )
+
+
+def check_images(repo: Any, values: Params) -> None:
+    """Refuse a folder of images that the data's stage does not depend on: changes went unseen."""
+    folder = values.prepare.images
+    if folder is None:
+        return
+    stage = next((s for s in repo.index.stages if s.addressing == "prepare"), None)
+    wanted = Path(repo.root_dir, folder)
+    if stage is not None and all(Path(dep.fs_path) != wanted for dep in stage.deps):
+        raise ThawlineError(
+            f"prepare.images is {folder!r}, but {DVC_FILE}'s 'prepare' does not depend on it, so "
+            "that changed images would go unseen; add the line '- ${prepare.images}' to its deps"
+        )
 
 
 def _inputs(repo: Any) -> Iterator[tuple[Any, Any]]:

@@ -25,7 +25,7 @@ from flows.registration import registered
 from flows.runner import Request, end_noted_processes, note_process
 from flows.ui import running_server
 from flows.view import follow
-from tasks import params, versions
+from tasks import params_file, versions
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project, ThawPlan
@@ -60,9 +60,9 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
     """
     started = time.perf_counter()
     with _held(project):
-        values = params.load(project.root)
+        values = params_file.load(project.root)
         if wish.assignments:
-            values = params.set_values(project.root, wish.assignments)
+            values = params_file.set_values(project.root, wish.assignments)
         if end_noted_processes(project):
             console.print("ended what a killed run had left running")
         for name, (old, new) in versions.update(project.root).items():
@@ -99,8 +99,10 @@ def _held(project: Project) -> Iterator[None]:
 
 def _request(project: Project, values: Params, wish: Wish, console: Console) -> Request | None:
     """What the flow is to do; None when nothing is."""
+    _drop_unlisted_features(project, values)
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
+        repository.check_images(repo, values)
         for path in repository.pull_missing_inputs(repo):
             console.print(f"fetched {path} from the DVC remote")
         graph = dag.graph(repo)
@@ -121,6 +123,17 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
         unchanged=unchanged,
         force=sorted(set(force)),
     )
+
+
+def _drop_unlisted_features(project: Project, values: Params) -> None:
+    """Remove the features of backbones that are no candidates now; DVC's cache keeps them.
+
+    Stages depend on the folder of all features, which must not tell of former candidates.
+    """
+    folder = project.features("any").parent
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if left.is_dir() and left.name not in values.embed.backbones:
+            shutil.rmtree(left)
 
 
 def _check_disk(project: Project, input_bytes: int, to_run: list[str]) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from flows.process import die_with_parent
-from tasks import files, params, versions
+from tasks import files, params_file, versions
 from tasks.errors import ThawlineError, UnknownName
 from tasks.records import Project
 
@@ -46,7 +46,7 @@ def _work(project: Project, stage: str) -> None:
     name, _, item = stage.partition("@")
     if name not in versions.VERSIONS:
         raise UnknownName("stage", name, versions.VERSIONS)
-    values = params.load(project.root)
+    values = params_file.load(project.root)
     _check_version(project, name)
     for variable in THREAD_VARIABLES:  # must stand before numpy and torch are first imported
         os.environ[variable] = str(values.threads)

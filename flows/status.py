@@ -11,13 +11,14 @@ import psutil
 from rich.console import Console
 
 from flows import board, view
-from tasks import files, params
+from tasks import files, params_file
+from tasks.params import Params
 from tasks.records import Project
 
 
 def status(project: Project) -> dict[str, Any]:
     """The state of the project as one JSON object."""
-    values = params.load(project.root)
+    values = params_file.load(project.root)
     result: dict[str, Any] = {
         "project": str(project.root),
         "model": values.register_.model,
@@ -42,7 +43,7 @@ def running(project: Project) -> int | None:
     return pid if psutil.pid_exists(pid) else None
 
 
-def _registry(project: Project, values: params.Params) -> dict[str, Any]:
+def _registry(project: Project, values: Params) -> dict[str, Any]:
     from tasks import register
     from tasks.tracking import store
 

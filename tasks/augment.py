@@ -1,9 +1,13 @@
 """The augment stage: the policy resolved and checked, and a picture of it, before anything trains.
 
-Leaves `policy.json` (a `ViewPolicy`) and `preview.png` in `outputs/augment`.
+Leaves in `outputs/augment`: `policy.json` (a `ViewPolicy`), `preview.png`, and `plain.json`, the
+part of the policy that unaugmented views depend on, so that another augmentation embeds nothing
+anew.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tasks import plugins, problems
 from tasks.params import Params
@@ -19,3 +23,4 @@ def run(project: Project, params: Params) -> None:
     policy = problem.policy(params.augment, params.seed)
     problem.preview(project, policy, project.augment / "preview.png")
     policy.write(project.augment / "policy.json")
+    replace(policy, seed=0, views=0, transforms=[]).write(project.augment / "plain.json")

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks import files, params
+from tasks import files, params_file
 from tasks.errors import DataError, ThawlineError, UnknownName
 from tasks.params import Section
 from tasks.progress import progress
@@ -81,7 +81,7 @@ class Catalogue(Section):
 @cache
 def _catalogue() -> Catalogue:
     path = Path(__file__).with_suffix(".yaml")
-    return Catalogue.model_validate(params.parse(path.read_bytes(), str(path)))
+    return Catalogue.model_validate(params_file.parse(path.read_bytes(), str(path)))
 
 
 def known_data() -> dict[str, Data]:

@@ -47,7 +47,7 @@ def run(project: Project, params: Params, backbone: str) -> None:
     problem = plugins.load(problems, params.problem)
     compute = resolve(params.device, params.precision)
     loaded = problem.backbone(backbone, params.embed, project.root)
-    policy = ViewPolicy.read(project.augment / "policy.json")
+    policy = ViewPolicy.read(project.augment / "plain.json")
     examples = problem.examples(project, policy, loaded)
     rows = _rows(project)
     model = loaded.model.eval().to(compute.device, memory_format=torch.channels_last)

@@ -43,7 +43,7 @@ class Project:
 
     @property
     def augment(self) -> Path:
-        """`policy.json` (a `ViewPolicy`) and `preview.png`."""
+        """`policy.json` (a `ViewPolicy`), `plain.json` (of view 0 alone) and `preview.png`."""
         return self.root / "outputs/augment"
 
     def features(self, backbone: str) -> Path:
@@ -260,9 +260,9 @@ class ThawPlan:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The training parameters after tuning, as `TrainParams` reads them, and the evidence."""
+    """The training parameters after tuning and the evidence behind them."""
 
-    train: dict[str, Any]
+    train: dict[str, Any]  # of `TrainParams`, but for `NEVER_CHANGES_A_RESULT`
     changed: dict[str, float]  # key path → tuned value
     trials: list[dict[str, Any]]  # number, values, validation_loss, validation_accuracy
     why: str

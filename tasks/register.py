@@ -165,26 +165,37 @@ def _run(client: MlflowClient, project: Project, params: Params) -> Run:
         drainer.drain(project, DRAIN_SECONDS, trained.run_key)
         run_id = drainer.run_id(project, trained.run_key, 0)
         found = runs.by_id(client, run_id, trained.run_key)
-    return found or _restored(client, project, params, trained, experiment)
+    if found is None or (runs.RESTORED in found.data.tags and found.info.status == "RUNNING"):
+        return _restored(client, project, params, trained, experiment, found)
+    return found
 
 
 def _restored(
-    client: MlflowClient, project: Project, params: Params, trained: TrainRun, experiment: str
+    client: MlflowClient,
+    project: Project,
+    params: Params,
+    trained: TrainRun,
+    experiment: str,
+    begun: Run | None,
 ) -> Run:
-    """A run written from the files, for a model that was trained elsewhere."""
+    """A run written from the files, for a model that was trained elsewhere.
+
+    `begun`: one that a kill left half-written; MLflow keeps one of two equal points.
+    """
     from mlflow.entities import Metric
 
     header = runs.header(
         project, params, f"restored {trained.run_key[:8]}", {runs.RESTORED: "true"}
     )
-    run = runs.create(client, experiment, trained.run_key, header)
+    run = begun or runs.create(client, experiment, trained.run_key, header)
+    started = run.info.start_time
     points = [
-        Metric(key, value, header.created_ms, step)
+        Metric(key, value, started, step)
         for key, value, step in _history(project.train / "history.csv")
     ]
     for start in range(0, len(points), drainer.POINTS_A_BATCH):
         client.log_batch(run.info.run_id, points[start : start + drainer.POINTS_A_BATCH])
-    client.set_terminated(run.info.run_id, "FINISHED", header.created_ms)
+    client.set_terminated(run.info.run_id, "FINISHED", started)
     return client.get_run(run.info.run_id)
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tasks import files, tracking, versions
 from tasks.errors import ThawlineError
 from tasks.freeze import CACHE_LIMIT_BYTES
-from tasks.params import Params, TrainParams
+from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
 
 if TYPE_CHECKING:
     from tasks.engine.device import Compute
-    from tasks.engine.loop import State, Trainer
+    from tasks.engine.loop import Trainer
+    from tasks.engine.state import State
 
 KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in scratch
 
@@ -30,10 +31,12 @@ def run(project: Project, params: Params) -> None:
     from tasks.engine.setup import Setup
 
     plan = ThawPlan.read(project.thaw_plan)
-    settings = TrainParams(**Tuning.read(project.tuning).train)
+    fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
+    settings = TrainParams.model_validate(fixed | Tuning.read(project.tuning).train)
     with PeakMemory() as memory:
         setup = Setup.make(project, params, plan, settings)
         folder = _scratch(project, _identity(project, params, setup.compute))
+        _end_abandoned(project, folder)
         run_key = _run_key(folder)
         name = f"{plan.backbone} {plan.strategy}"
         header = tracking.header(project, params, name, {"thawline.thaw_line": plan.thaw_line})
@@ -134,6 +137,16 @@ def _scratch(project: Project, identity: str) -> Path:
     for old in others[: -KEPT_TRAININGS or None]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _end_abandoned(project: Project, current: Path) -> None:
+    """Tell the tracking server that trainings which a kill broke off do not run any more.
+
+    Each goes on under its own run when its parameters come back.
+    """
+    for record in current.parent.glob("*/run_key.json"):
+        if record.parent != current:
+            tracking.Spool.end_if_open(project, files.read_json(record)["run_key"], "KILLED")
 
 
 def _run_key(folder: Path) -> str:

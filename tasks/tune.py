@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ThawlineError
-from tasks.params import Params, SearchRange, TrainParams
+from tasks.params import NEVER_CHANGES_A_RESULT, Params, SearchRange, TrainParams
 from tasks.params import replace as replace_params
 from tasks.progress import progress
 from tasks.records import DataSummary, Embedding, Phase, Project, Selection, Tuning
@@ -17,12 +17,12 @@ from tasks.records import DataSummary, Embedding, Phase, Project, Selection, Tun
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.engine.loop import PhaseData
+    from tasks.engine.state import PhaseData
 
 
 def run(project: Project, params: Params) -> None:
     """Write the merged training parameters and the evidence behind what was tuned."""
-    written = params.train.model_dump()
+    written = params.train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
     if not params.tune.trials:
         Tuning(written, {}, [], "not tuned: tune.trials is 0").write(project.tuning)
         return
@@ -30,7 +30,7 @@ def run(project: Project, params: Params) -> None:
     if not trials:
         raise ThawlineError("no tuning trial ended with a finite loss; narrow tune.space")
     best = min(trials, key=lambda trial: (trial["validation_loss"], trial["number"]))
-    tuned = replace_params(params, best["values"]).train.model_dump()
+    tuned = replace_params(params, best["values"]).train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
     changed = ", ".join(f"{k.removeprefix('train.')} {v:.3g}" for k, v in best["values"].items())
     why = (
         f"trial {best['number']} of {len(trials)} has the lowest validation loss "
@@ -115,7 +115,7 @@ def _data(project: Project) -> tuple[PhaseData, int, int]:
 
     from tasks.engine.device import resolve
     from tasks.engine.feeds import Kept
-    from tasks.engine.loop import PhaseData
+    from tasks.engine.state import PhaseData
 
     folder = project.features(Selection.read(project.selection).backbone)
     embedding = Embedding.read(folder / "embedding.json")

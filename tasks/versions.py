@@ -9,18 +9,18 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from tasks import files, params
+from tasks import files, params_file
 from tasks.errors import ThawlineError
 
 CODE_FILE = "code.yaml"
 
 VERSIONS = {
     "prepare": 1,
-    "augment": 1,
+    "augment": 2,
     "embed": 1,
     "select": 1,
     "freeze": 1,
-    "tune": 1,
+    "tune": 2,
     "train": 1,
     "evaluate": 1,
     "package": 1,
@@ -37,7 +37,7 @@ def recorded(root: Path) -> dict[str, int]:
     path = root / CODE_FILE
     if not path.is_file():
         return {}
-    tree = params.parse(path.read_bytes(), str(path))
+    tree = params_file.parse(path.read_bytes(), str(path))
     if not isinstance(tree, dict) or not all(isinstance(v, int) for v in tree.values()):
         raise ThawlineError(f"{path} is not a list of 'stage: number'; delete it and run again")
     return tree

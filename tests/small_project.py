@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from flows.project import QUIET
-from tasks import files, params
+from tasks import files, params_file
 from tasks.records import Project
 from tests.tasks.embedded import stored_sample
 
@@ -147,7 +147,7 @@ def draw(folder: Path) -> tuple[Path, Path]:
 
 def new(folder: Path, data: Path) -> Project:
     succeed(folder.parent, "thawline", "new", folder.name, "--data", str(data))
-    params.set_values(folder, SETTINGS)
+    params_file.set_values(folder, SETTINGS)
     return Project(folder)
 
 
@@ -157,11 +157,12 @@ def digests(project: Project) -> dict[str, str]:
     return {name: files.sha256_file(project.models / name) for name in names}
 
 
-def processes_in(project: Project) -> Iterator[psutil.Process]:
+def processes_in(project: Project, name: str = "") -> Iterator[psutil.Process]:
+    """Everything, or what has a certain name, that runs in a project's folder."""
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            folder = Path(process.cwd())
-            if folder == project.root and process.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.Error):  # it may end while we look
+            here = process.cwd() == str(project.root)
+            if here and process.status() != psutil.STATUS_ZOMBIE and name in ("", process.name()):
                 yield process
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import params
+from tasks import params_file
 from tasks.records import Project
 from tests import small_project as small
 
@@ -79,7 +79,7 @@ def refused(folder: Path, *command: str, limit: float = 60, **variables: str) ->
 def test_parameters_that_cannot_be_used(
     right: str, wrong: str, sentence: str, project: Project
 ) -> None:
-    path = project.root / params.PARAMS_FILE
+    path = project.root / params_file.PARAMS_FILE
     text = path.read_text(encoding="utf-8")
     assert right in text
     lines = text.replace(right, wrong, 1).splitlines(keepends=True)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from flows import dag, repository
 from flows.cli import app
-from tasks import params
-from tasks.params import FreezeParams, Params
+from tasks import params_file
+from tasks.params import FreezeParams, Params, key_paths
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Layer, Project
 from tests.tasks import trained_project
@@ -28,7 +28,7 @@ GUIDES = ("docs/from-article-to-code.md", "docs/from-article-to-code.zh-CN.md")
 DECISIONS = sorted(f"docs/decisions/{p.name}" for p in (ROOT / "docs/decisions").iterdir())
 PAGES = [*READMES, *GUIDES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", *DECISIONS]
 COMMANDS: Any = typer.main.get_command(app)
-KEYS = set(params.key_paths(Params))
+KEYS = set(key_paths(Params))
 LOOK = ("**Look at**", "**看哪里：**")
 FILE = r"(?:tasks|flows|tests|docs|data|infra)/[\w./-]+\.(?:py|md|yaml|dvc)"
 
@@ -125,8 +125,8 @@ def test_values_that_are_set_are_allowed(page: str, tmp_path: Path) -> None:
         assignments = [word for flag, word in pairwise(words) if flag == "--set"]
         if assignments:
             shutil.copy(ROOT / "params.yaml", tmp_path)
-            before = params.load(tmp_path)
-            after = params.set_values(tmp_path, assignments)
+            before = params_file.load(tmp_path)
+            after = params_file.set_values(tmp_path, assignments)
             keys = {assignment.partition("=")[0] for assignment in assignments}
             # What changes nothing must be the way back from an earlier change.
             assert after != before or keys <= changed, words

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tasks import files, params
+from tasks import files, params_file
 from tasks.records import DataSummary, Project
 from tests import small_project as small
 from tests.small_project import CLASSES, run, succeed
@@ -60,7 +60,7 @@ class Relearned:
 @pytest.fixture(scope="module")
 def relearned(first: FirstRun) -> Relearned:
     """The learning rate twice as high, and back."""
-    rate = params.load(first.project.root).train.learning_rate
+    rate = params_file.load(first.project.root).train.learning_rate
     doubled = run(first.project, "--set", f"train.learning_rate={2 * rate}")
     assert small.digests(first.project) != first.model
     back = run(first.project, "--set", f"train.learning_rate={rate}")
@@ -193,6 +193,34 @@ print(json.dumps([
     assert {int(n): key for n, key in versions.items()}[1] == first.record["mlflow_run_id"]
 
 
+def test_a_candidate_taken_out_again_leaves_nothing_to_compute(
+    first: FirstRun, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "copy")
+    shutil.copytree(first.project.root, project.root)
+    both = "embed.backbones=[mobilenet_v2, tf_efficientnet_lite0]"
+    result = run(project, "--set", both, "--set", "select.backbone=mobilenet_v2")
+    assert result["states"]["embed@tf_efficientnet_lite0"] == "done"
+    assert result["states"]["train"] == "unchanged"
+    alone = ("--set", "embed.backbones=[mobilenet_v2]", "--set", "select.backbone=auto")
+    assert "done" not in run(project, *alone)["states"].values()
+    assert not project.features("tf_efficientnet_lite0").exists()
+    assert small.digests(project) == first.model
+
+
+def test_from_reruns_a_stage_and_what_follows_and_another_augmentation_embeds_nothing_anew(
+    first: FirstRun, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "copy")
+    shutil.copytree(first.project.root, project.root)
+    states = run(project, "--from", "evaluate")["states"]
+    assert [stage for stage, state in states.items() if state == "done"] == ["evaluate", "package"]
+    params_file.set_values(project.root, ["augment.policy=none"])
+    shown = succeed(project.root, "dvc", "repro", "embed")
+    assert "Running stage 'augment'" in shown
+    assert "Stage 'embed@mobilenet_v2' didn't change" in shown
+
+
 def test_an_alias_moved_by_somebody_else_is_noted_and_respected(
     first: FirstRun, relearned: Relearned, tmp_path: Path
 ) -> None:
@@ -224,7 +252,7 @@ def test_dvc_repro_in_a_fresh_clone_makes_the_same_model(first: FirstRun, tmp_pa
 
 def made(project: Project) -> dict[str, str]:
     """Each output → its hash, as `dvc.lock` has it."""
-    lock = params.parse((project.root / "dvc.lock").read_bytes())
+    lock = params_file.parse((project.root / "dvc.lock").read_bytes())
     return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
 
 
@@ -248,7 +276,7 @@ def test_in_a_pulled_clone_nothing_trains_and_the_model_is_registered(
 
 def test_added_images_move_none_between_training_and_test(first: FirstRun, tmp_path: Path) -> None:
     project = small.clone(first.project, tmp_path / "clone")
-    params.set_values(project.root, [f"prepare.data={json.dumps(str(first.grown))}"])
+    params_file.set_values(project.root, [f"prepare.data={json.dumps(str(first.grown))}"])
     succeed(project.root, "thawline", "stage", "prepare")
     before, after = pd.read_parquet(first.project.manifest), pd.read_parquet(project.manifest)
     assert len(after) == len(before) + 2 * small.MORE
@@ -263,7 +291,7 @@ def test_added_images_move_none_between_training_and_test(first: FirstRun, tmp_p
 
 
 def test_the_champion_predicts_as_it_was_evaluated(first: FirstRun, tmp_path: Path) -> None:
-    data = Path(params.load(first.project.root).prepare.data)
+    data = Path(params_file.load(first.project.root).prepare.data)
     expected = pd.read_parquet(first.project.evaluate / "predictions.parquet")
     paths = [str(data / source) for source in expected["source"]]
     code = f"""
@@ -313,9 +341,9 @@ def checkpoints(project: Project) -> list[int]:
 
 
 def kill_and_resume(first: FirstRun, project: Project, chance: random.Random) -> None:
-    """Train once more in a pulled clone, with a checkpoint a step, killed on the way."""
+    """Train in a clone that has all inputs of training, with a checkpoint a step, killed once."""
     small.clone(first.project, project.root)
-    succeed(project.root, "dvc", "pull")
+    succeed(project.root, "dvc", "pull", *BEFORE_TUNE)
     step = chance.randint(1, first.record["steps"] * 2 // 3)
     killed_at = kill_in_training(project, step, "--set", "train.checkpoint_seconds=0")
     result = run(project)

@@ -56,3 +56,13 @@ def load(folder: Path) -> Checkpoint | None:
             values = json.loads(opened.metadata()["values"])
         return Checkpoint(int(mark.stem.removeprefix("step-")), tensors, values)
     return None
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one part of a checkpoint under names that no other part has."""
+    return {prefix + key: value for key, value in tensors.items()}
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What `prefixed` put in."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

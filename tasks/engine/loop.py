@@ -1,67 +1,23 @@
-"""The training loop: phases of a thaw plan, resumable to the bit after any step.
-
-Everything random is drawn from a generator seeded with (seed, place in the training), and the
-schedule is a function of the step, so a checkpoint holds tensors and counters only.
-"""
+"""The training loop: phases of a thaw plan, resumable to the bit after any step."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
-from tasks.engine import checkpoint, schedule
+from tasks.engine import checkpoint
 from tasks.engine.device import Compute
-from tasks.engine.feeds import Feed
-from tasks.engine.network import Network, digest, parameters
-from tasks.engine.prefix import cpu_seconds
-from tasks.errors import ThawlineError
+from tasks.engine.network import Network
+from tasks.engine.phase import PhaseRun
+from tasks.engine.state import PhaseData, State
 from tasks.params import TrainParams
-from tasks.progress import Advance, progress
 from tasks.records import Phase
-
-
-@dataclass(frozen=True)
-class PhaseData:
-    """What one phase trains on: inputs at its thaw line, and targets [n] of the same examples."""
-
-    train: Feed
-    train_targets: Tensor
-    validation: Feed
-    validation_targets: Tensor
-
-
-@dataclass
-class State:
-    """Counters and records of a training; with the tensors, all that a checkpoint holds."""
-
-    phase: int = 0
-    phase_step: int = 0  # finished optimizer steps of this phase
-    step: int = 0  # of all phases
-    epoch: int = 0  # finished epochs of all phases
-    loss_sum: float = 0.0  # of the running epoch
-    best_loss: float | None = None
-    best_epoch: int = 0
-    waited: int = 0  # epochs without a better validation loss
-    stopped_early: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
-    points: list[dict[str, Any]] = field(default_factory=list)  # for the tracking server
-    frozen_before: dict[str, str] = field(default_factory=dict)
-    frozen_after: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
 
 
 class Trainer:
@@ -93,21 +49,21 @@ class Trainer:
         self.on_checkpoint = on_checkpoint
         self.state = State()
         self.resumed_from_step = 0
-        self._learned = {name for phase in phases for name in phase.learning_rates}
-        self._best: dict[str, Tensor] = {}
-        self._restored: checkpoint.Checkpoint | None = None
-        self._terminated = 0  # the signal that asked for an end
+        self.learned = {name for phase in phases for name in phase.learning_rates}
+        self.best: dict[str, Tensor] = {}
+        self.restored: checkpoint.Checkpoint | None = None
+        self.terminated = 0  # the signal that asked for an end
 
     def restore(self) -> bool:
         """Take up the newest whole checkpoint; False when there is none."""
         found = checkpoint.load(self.folder) if self.folder else None
         if found is None:
             return False
-        self._restored = found
+        self.restored = found
         self.state = State(**found.values["state"])
         self.resumed_from_step = self.state.step
-        self.network.load(_take(found.tensors, "net/"))
-        self._best = _take(found.tensors, "best/")
+        self.network.load(checkpoint.under(found.tensors, "net/"))
+        self.best = checkpoint.under(found.tensors, "best/")
         return True
 
     def fit(self, data: Callable[[int], PhaseData]) -> State:
@@ -119,8 +75,8 @@ class Trainer:
             index = self.state.phase
             inputs = data(index)
             with self._terminable():
-                _PhaseRun(self, index, inputs).run()
-                self.network.load(self._best)
+                PhaseRun(self, index, inputs).run()
+                self.network.load(self.best)
                 self.state.phase += 1
                 self.state.phase_step = 0
                 self.state.waited = 0
@@ -136,25 +92,26 @@ class Trainer:
         earlier = sum(phase.epochs or 0 for phase in self.phases[:index])
         return max(1, self.params.epochs - earlier)
 
-    def save(self, running: _PhaseRun | None) -> None:
+    def save(self, running: PhaseRun | None) -> None:
         """Write a checkpoint, with the optimizer and the average of a running phase."""
         if self.folder is not None:
             extra: dict[str, Any] = {"state": asdict(self.state)}
-            tensors = _put("net/", self.network.state(self._learned)) | _put("best/", self._best)
+            tensors = checkpoint.prefixed("net/", self.network.state(self.learned))
+            tensors |= checkpoint.prefixed("best/", self.best)
             if running is not None:
                 tensors |= running.tensors()
                 extra["scaler"] = running.scaler.state_dict()
             checkpoint.save(self.folder, checkpoint.Checkpoint(self.state.step, tensors, extra))
         self.on_checkpoint(self.state)
-        if self._terminated:
-            raise SystemExit(128 + self._terminated)
+        if self.terminated:
+            raise SystemExit(128 + self.terminated)
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:
         """Turn SIGTERM and Ctrl-C into a checkpoint and an orderly end (main thread only)."""
 
         def note(number: int, _: object) -> None:
-            self._terminated = number
+            self.terminated = number
 
         asked = (signal.SIGTERM, signal.SIGINT)
         try:
@@ -167,255 +124,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _PhaseRun:
-    """One phase: the layers that learn, their optimizer and their running average."""
-
-    def __init__(self, trainer: Trainer, index: int, data: PhaseData) -> None:
-        self.trainer, self.data = trainer, data
-        self.state, self.params = trainer.state, trainer.params
-        self.network, self.compute = trainer.network, trainer.compute
-        self.phase = trainer.phases[index]
-        self.name = f"{index + 1} {self.phase.name}"
-        self.learned = set(self.phase.learning_rates)
-        self.start = min(self.network.index(name) for name in self.learned)
-        self.network.learn(self.learned, trainer.frozen_norms)
-        self.suffix = self.network.run(self.start)
-        self.examples = len(data.train_targets)
-        self.batch = min(self.params.batch_size, self.examples)
-        self.steps_an_epoch = self.examples // self.batch
-        self.epochs = trainer.epochs_of(index)
-        self.optimizer = self._optimizer()
-        self.average = self._average()
-        self.scaler = torch.amp.GradScaler(
-            self.compute.device.type, enabled=self.compute.dtype == torch.float16
-        )
-        self.saved = time.monotonic()  # when the last checkpoint was written
-        self._restore()
-
-    def run(self) -> None:
-        frozen = [n for n in self.network.names if n not in self.learned]
-        self.state.frozen_before.setdefault(self.name, digest(self.network.state(frozen)))
-        done = self.state.phase_step
-        with progress(f"training, {self.phase.name}", self.epochs * self.steps_an_epoch) as go:
-            go(done)
-            for epoch in range(done // self.steps_an_epoch, self.epochs):
-                if self._exhausted():
-                    break
-                self._epoch(epoch, done % self.steps_an_epoch, go)
-                done = 0
-        self.state.frozen_after[self.name] = digest(self.network.state(frozen))
-        if self.state.frozen_after[self.name] != self.state.frozen_before[self.name]:
-            raise ThawlineError(
-                f"phase {self.name!r}: frozen layers changed while training; this is a defect"
-            )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint needs beyond the network itself."""
-        found = {
-            f"opt/{i}/{key}": value
-            for i, slot in self.optimizer.state_dict()["state"].items()
-            for key, value in slot.items()
-        }
-        if self.average is not None:
-            found |= _put("ema/", self.average.state_dict())
-        return found
-
-    def _epoch(self, epoch: int, done: int, go: Advance) -> None:
-        order = _generator(self.trainer.seed, "order", self.state.phase, epoch)
-        shuffled = order.permutation(self.examples)[: self.steps_an_epoch * self.batch]
-        batches = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
-        clock, cpu = time.perf_counter(), cpu_seconds()
-        for inputs, chosen in zip(self.data.train.batches(batches, epoch), batches, strict=True):
-            loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)])
-            go(1, loss=loss)
-            last = self.state.phase_step % self.steps_an_epoch == 0
-            if last:
-                self._finish_epoch()
-            pause = time.monotonic() - self.saved
-            if pause >= self.params.checkpoint_seconds or self.trainer._terminated:
-                clock, cpu = self._charge(clock, cpu)
-                self.trainer.save(self)
-                self.saved = time.monotonic()
-        self._charge(clock, cpu)
-
-    def _charge(self, clock: float, cpu: float) -> tuple[float, float]:
-        """Add the time since to the record; returns the new start."""
-        now, cpu_now = time.perf_counter(), cpu_seconds()
-        self.state.seconds += now - clock
-        self.state.cpu_seconds += cpu_now - cpu
-        return now, cpu_now
-
-    def _step(self, inputs: Tensor, targets: Tensor) -> float:
-        state = self.state
-        torch.manual_seed(_seed(self.trainer.seed, "step", state.phase, state.phase_step))
-        rate = self._set_rates()
-        with self.compute.autocast():
-            logits = self.suffix(inputs)
-        loss = functional.cross_entropy(
-            logits.float(),
-            self.compute.send(targets),
-            label_smoothing=self.params.label_smoothing,
-        )
-        value = loss.item()
-        if not math.isfinite(value):
-            raise ThawlineError(
-                f"the training loss became {value} at step {state.step + 1}; lower "
-                "train.learning_rate (the last good state is kept as a checkpoint)"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.params.gradient_clip:
-            self.scaler.unscale_(self.optimizer)
-            learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(learning, self.params.gradient_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.suffix)
-        state.step += 1
-        state.phase_step += 1
-        state.loss_sum += value
-        if state.step % 10 == 0:
-            self._point("step_loss", value, state.step)
-            self._point("learning_rate", rate, state.step)
-        return value
-
-    def _finish_epoch(self) -> None:
-        state = self.state
-        state.epoch += 1
-        loss, accuracy = self._validate()
-        if not math.isfinite(loss):
-            raise ThawlineError(
-                f"the validation loss became {loss} in epoch {state.epoch}; lower "
-                "train.learning_rate (the last good state is kept as a checkpoint)"
-            )
-        row = {
-            "epoch": state.epoch,
-            "phase": self.phase.name,
-            "learning_rate": self.optimizer.param_groups[-1]["lr"],
-            "train_loss": state.loss_sum / self.steps_an_epoch,
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-        }
-        state.loss_sum = 0.0
-        state.history.append(row)
-        for key in ("train_loss", "validation_loss", "validation_accuracy"):
-            self._point(key, row[key], state.epoch)
-        if state.best_loss is None or loss < state.best_loss:
-            state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
-            kept = self._judged().state(self.trainer._learned)
-            self.trainer._best = {k: v.detach().clone() for k, v in kept.items()}
-        else:
-            state.waited += 1
-            state.stopped_early = state.stopped_early or self._exhausted()
-
-    def _exhausted(self) -> bool:
-        """Whether the validation loss has not improved for `patience` epochs."""
-        return 0 < self.params.patience <= self.state.waited
-
-    def _judged(self) -> Network:
-        """The network as it is judged: with averaged weights where they are kept."""
-        if self.average is None:
-            return self.network
-        averaged = list(self.average.module.children())
-        return Network(self.network.names, [*self.network.modules[: self.start], *averaged])
-
-    def _validate(self) -> tuple[float, float]:
-        """Loss (with the same smoothing) and accuracy on the validation examples."""
-        model = self._judged().run(self.start)
-        modes = [(m, m.training) for m in model.modules()]
-        model.eval()
-        targets = self.data.validation_targets
-        batches = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / 256))
-        total, right = 0.0, 0
-        with torch.no_grad():
-            for inputs, chosen in zip(
-                self.data.validation.batches(batches, 0), batches, strict=True
-            ):
-                with self.compute.autocast():
-                    logits = model(inputs).float().cpu()
-                wanted = targets[torch.from_numpy(chosen)]
-                total += functional.cross_entropy(
-                    logits, wanted, label_smoothing=self.params.label_smoothing, reduction="sum"
-                ).item()
-                right += int((logits.argmax(1) == wanted).sum())
-        for module, mode in modes:
-            module.training = mode
-        return total / len(targets), right / len(targets)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        groups = []
-        for name in [n for n in self.network.names if n in self.learned]:
-            own = parameters([self.network.modules[self.network.index(name)]])
-            # Decay shrinks what multiplies inputs; norms and biases only shift and scale.
-            for decay, chosen in (
-                (self.params.weight_decay, [p for p in own if p.ndim > 1]),
-                (0.0, [p for p in own if p.ndim <= 1]),
-            ):
-                if chosen:
-                    rate = self.phase.learning_rates[name]
-                    groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
-        fused = self.compute.device.type in ("cuda", "cpu")
-        return torch.optim.AdamW(groups, lr=self.params.learning_rate, fused=fused)
-
-    def _set_rates(self) -> float:
-        """Set each group's rate for this step; returns the head's."""
-        factor = schedule.factor(
-            self.params.schedule,
-            self.state.phase_step,
-            self.epochs * self.steps_an_epoch,
-            self.params.warmup,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.params.learning_rate * group["rate"] * factor
-        return self.params.learning_rate * factor
-
-    def _average(self) -> AveragedModel | None:
-        if not self.params.ema:
-            return None
-        average = AveragedModel(
-            self.suffix,
-            multi_avg_fn=get_ema_multi_avg_fn(self.params.ema),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
-        average.module.eval()
-        return average
-
-    def _restore(self) -> None:
-        """Take the optimizer and the average of this phase from the checkpoint, if it has them."""
-        found, self.trainer._restored = self.trainer._restored, None
-        if found is None or not self.state.phase_step:
-            return
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in _take(found.tensors, "opt/").items():
-            i, name = key.split("/")
-            slots.setdefault(int(i), {})[name] = value
-        state = self.optimizer.state_dict()
-        state["state"] = slots
-        self.optimizer.load_state_dict(state)
-        self.scaler.load_state_dict(found.values["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(_take(found.tensors, "ema/"))
-
-    def _point(self, key: str, value: float, step: int) -> None:
-        now = int(time.time() * 1000)
-        self.state.points.append({"key": key, "value": value, "step": step, "timestamp_ms": now})
-
-
-def _seed(*parts: object) -> int:
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-
-
-def _generator(*parts: object) -> np.random.Generator:
-    return np.random.default_rng(_seed(*parts))
-
-
-def _put(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + key: value for key, value in tensors.items()}
-
-
-def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

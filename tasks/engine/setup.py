@@ -18,11 +18,12 @@ from tasks import files, plugins
 from tasks.engine import heads
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept
-from tasks.engine.loop import PhaseData, State, Trainer
+from tasks.engine.loop import Trainer
 from tasks.engine.network import Network
 from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
+from tasks.engine.state import PhaseData, State
 from tasks.errors import ThawlineError
 from tasks.freeze import start
 from tasks.params import Params, TrainParams

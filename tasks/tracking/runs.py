@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import params as parameters
+from tasks import params_file
 from tasks.errors import ParamsError
 from tasks.records import DataSummary, Project
 from tasks.tracking.spool import Header
@@ -77,7 +78,7 @@ def dvc_digests(root: Path) -> dict[str, str]:
     locks = [root / "dvc.lock", *sorted((root / "data").glob("*.dvc"))]
     for lock in (path for path in locks if path.is_file()):
         try:
-            content = parameters.parse(lock.read_bytes(), str(lock)) or {}
+            content = params_file.parse(lock.read_bytes(), str(lock)) or {}
         except ParamsError:
             continue
         stages = content.get("stages", {"": content}).values()

@@ -66,6 +66,13 @@ class Spool:
                 temporary.write_bytes(_line({"run_key": run_key, **asdict(header)}))
         return cls(path)
 
+    @classmethod
+    def end_if_open(cls, project: Project, run_key: str, status: str) -> None:
+        """End a run that nobody writes any more; nothing when it has ended or left no spool."""
+        path = spool_path(project, run_key)
+        if path.exists():
+            cls(path).end(status)
+
     def extend(self, points: Sequence[Point], start: int | None = None) -> None:
         """Add points; `start` is the place of the first one in the run's list of points.
 

@@ -186,11 +186,28 @@ def test_a_tracked_input_comes_from_the_remote(project: Project) -> None:
 
 
 def test_a_parameter_that_dvc_would_miss_is_named_with_its_default(project: Project) -> None:
-    from tasks import params
+    from tasks import params_file
 
     write_params(project, "seed: 0\n", "")
     with (
         pytest.raises(ThawlineError, match=r"params\.yaml has no value for 'seed'.*default is 0"),
         repository.opened(project) as repo,
     ):
-        repository.check_params(repo, params.load(project.root))
+        repository.check_params(repo, params_file.load(project.root))
+
+
+def test_a_folder_of_images_that_no_stage_depends_on_is_refused(project: Project) -> None:
+    from tasks import params_file
+
+    write_params(project, "  data: data/raw.txt", "  data: data/raw.txt\n  images: data/pictures")
+    values = params_file.load(project.root)
+    with (
+        repository.opened(project) as repo,
+        pytest.raises(ThawlineError, match=r"'prepare' does not depend on it.*prepare\.images"),
+    ):
+        repository.check_images(repo, values)
+    dvc = project.root / "dvc.yaml"
+    deps = 'deps: ["${prepare.data}"'
+    dvc.write_text(dvc.read_text().replace(deps, f'{deps}, "${{prepare.images}}"'))
+    with repository.opened(project) as repo:
+        repository.check_images(repo, values)

@@ -44,10 +44,10 @@ def test_versions_that_clash_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreachable_prefect_server_is_found(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks import params
+    from tasks import params_file
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    values = params.load(project.root)
+    values = params_file.load(project.root)
     (found,) = doctor._prefect(project, values)
     assert found.verdict == "fail" and "unset PREFECT_API_URL" in found.advice
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flows import dag, new, repository
-from tasks import params, versions
+from tasks import params_file, versions
 from tasks.errors import ThawlineError
 from tasks.records import Project
 from tests.flows.conftest import thawline
@@ -38,7 +38,7 @@ def test_a_folder_of_class_folders_becomes_a_project(images: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "24 examples of 2 classes" in done.stdout
     root = tmp_path / "flowers"
-    values = params.load(root)
+    values = params_file.load(root)
     assert values.prepare.data == str(images)
     assert values.register_.model == "Blumen"
     assert values.train.epochs == 20  # few images, more passes
@@ -74,7 +74,7 @@ def test_a_manifest_depends_on_its_images_too(images: Path, tmp_path: Path) -> N
     done = thawline(tmp_path, "new", "project", "--data", str(manifest), *options)
     assert done.returncode == 0, done.stderr
     root = tmp_path / "project"
-    assert params.load(root).prepare.path_column == "picture"
+    assert params_file.load(root).prepare.path_column == "picture"
     ours, template = (root / "dvc.yaml").read_text(), (new.TEMPLATES / "dvc.yaml").read_text()
     assert lines_without(ours, "${prepare.images}") == template.splitlines()
     with repository.opened(Project(root)) as repo:
@@ -124,4 +124,4 @@ def test_an_unknown_problem_or_data_set_names_what_there_is(images: Path, tmp_pa
 
 def test_names_that_a_registry_refuses_are_mended(images: Path, tmp_path: Path) -> None:
     new.make(new.Wanted(tmp_path / "v1.0 of 100%", str(images)))
-    assert params.load(tmp_path / "v1.0 of 100%").register_.model == "v1-0-of-100"
+    assert params_file.load(tmp_path / "v1.0 of 100%").register_.model == "v1-0-of-100"

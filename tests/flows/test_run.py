@@ -16,6 +16,7 @@ from flows import board
 from tasks.errors import ThawlineError
 from tasks.records import Project
 from tests.flows.conftest import DVC, PARAMS, make_project, start, thawline, wait_until
+from tests.small_project import processes_in
 
 # Stands where a kill can hit it: the first attempt waits to be killed, the second goes on.
 PATIENT = """
@@ -26,23 +27,13 @@ PATIENT = """
 """
 
 
-def processes_in(project: Project) -> list[psutil.Process]:
-    """Everything that runs in a project's folder."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cwd() == str(project.root) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
 def is_running(project: Project, stage: str) -> bool:
     standing = board.read(project)
     return standing is not None and any(s.stage == stage for s in standing.of("running"))
 
 
 def sleepers(project: Project) -> list[psutil.Process]:
-    return [p for p in processes_in(project) if p.name() == "sleep"]
+    return list(processes_in(project, "sleep"))
 
 
 def states(done: Any) -> dict[str, str]:
@@ -224,7 +215,7 @@ def test_two_runs_at_once_and_a_kill_leaves_no_orphans(
 
     running.kill()
     running.communicate()
-    wait_until(lambda: not processes_in(waiting), 20)
+    wait_until(lambda: not list(processes_in(waiting)), 20)
 
     done = thawline(waiting, "run", "--json", env=server)
     assert done.returncode == 0, done.stderr
@@ -255,7 +246,7 @@ def test_ctrl_c_stops_everything_and_the_next_run_goes_on(
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "the next run resumes" in errors and "Traceback" not in errors
-    wait_until(lambda: not processes_in(waiting), 5)
+    wait_until(lambda: not list(processes_in(waiting)), 5)
     standing = board.read(waiting)
     assert standing is not None and standing.finished
     assert {s.stage: s.state for s in standing.stages}["patient"] == "stopped"

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tasks import evaluate, files, params
+from tasks import evaluate, files, params_file
 from tasks.baselines import Baseline
 from tasks.params import Params
 from tasks.problems.image_classification.image_store import IMAGES
@@ -56,7 +56,7 @@ def parameters(**changes: Any) -> Params:
         "register": {"experiment": "digits", "model": "digits"},
         "evaluate": {"bootstrap": 200},
     }
-    return params.check(tree | changes)
+    return params_file.check(tree | changes)
 
 
 def _images(project: Project, classes: list[str], examples: int) -> pd.DataFrame:

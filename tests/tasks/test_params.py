@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import params as parameters
+from tasks import params_file
 from tasks.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
@@ -18,17 +19,17 @@ SMALL = "prepare: {data: x}\nembed: {backbones: [a]}\n"
 
 
 def check(text: str) -> parameters.Params:
-    return parameters.check(parameters.parse(text.encode()))
+    return params_file.check(params_file.parse(text.encode()))
 
 
 def test_the_project_file_is_valid_and_in_pipeline_order() -> None:
-    parameters.load(ROOT)
-    tree = parameters.parse((ROOT / "params.yaml").read_bytes())
+    params_file.load(ROOT)
+    tree = params_file.parse((ROOT / "params.yaml").read_bytes())
     schema = [field.alias or name for name, field in parameters.Params.model_fields.items()]
     assert list(tree) == schema
     for name, section in tree.items():
         if isinstance(section, dict):
-            fields = type(parameters.get(parameters.load(ROOT), name)).model_fields
+            fields = type(parameters.get(params_file.load(ROOT), name)).model_fields
             assert list(section) == [key for key in fields if key in section], name
 
 
@@ -54,7 +55,7 @@ def test_dvc_reads_the_same() -> None:
     from dvc.utils.serialize import parse_yaml_for_update
 
     text = "a: 1e-4\nb: on\nc: 010\nd: 0o10\ne: yes\nf: 1_000\ng: .inf\nh: ~\ni: '1'\n"
-    ours: dict[str, Any] = parameters.parse(text.encode())
+    ours: dict[str, Any] = params_file.parse(text.encode())
     assert dict(parse_yaml_for_update(text, "x")) == ours
     assert ours["b"] == "on" and ours["a"] == 0.0001 and ours["c"] == 10
 
@@ -115,13 +116,13 @@ def test_all_mistakes_are_told_at_once() -> None:
 )
 def test_hostile_yaml_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(ParamsError, match=message):
-        parameters.check(parameters.parse(data))
+        params_file.check(params_file.parse(data))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_parameters_or_one_error(data: bytes) -> None:
     with pytest.raises(ParamsError):
-        parameters.check(parameters.parse(data))
+        params_file.check(params_file.parse(data))
 
 
 @pytest.fixture
@@ -132,12 +133,12 @@ def project(tmp_path: Path) -> Path:
 
 def test_set_keeps_comments_and_changes_only_the_value(project: Path) -> None:
     before = (project / "params.yaml").read_text().splitlines()
-    parameters.set_values(project, ["train.learning_rate=2e-3", "prepare.split.salt=7"])
+    params_file.set_values(project, ["train.learning_rate=2e-3", "prepare.split.salt=7"])
     after = (project / "params.yaml").read_text().splitlines()
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     assert len(changed) == 2
     assert all("#" in new for _, new in changed)
-    assert parameters.load(project).train.learning_rate == 0.002
+    assert params_file.load(project).train.learning_rate == 0.002
 
 
 @pytest.mark.parametrize(
@@ -153,13 +154,13 @@ def test_set_keeps_comments_and_changes_only_the_value(project: Path) -> None:
 def test_a_wrong_set_writes_nothing(project: Path, assignment: str, message: str) -> None:
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(ParamsError, match=message):
-        parameters.set_values(project, ["seed=3", assignment])
+        params_file.set_values(project, ["seed=3", assignment])
     assert (project / "params.yaml").read_bytes() == before
 
 
 def test_set_takes_lists_and_new_entries(project: Path) -> None:
-    parameters.set_values(project, ["train.head.hidden=[64, 32]", "embed.backbones=[resnet18]"])
-    loaded = parameters.load(project)
+    params_file.set_values(project, ["train.head.hidden=[64, 32]", "embed.backbones=[resnet18]"])
+    loaded = params_file.load(project)
     assert loaded.train.head.hidden == [64, 32]
     assert loaded.embed.backbones == ["resnet18"]
 
@@ -173,4 +174,4 @@ def test_replace_changes_key_paths_and_checks_again() -> None:
 
 def test_a_folder_without_params_is_no_project(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"is not a Thawline project.*thawline new"):
-        parameters.load(tmp_path)
+        params_file.load(tmp_path)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from tasks import params, prepare
+from tasks import params, params_file, prepare
 from tasks.errors import DataError
 from tasks.problems import image_classification
 from tasks.problems.image_classification.decode import read_image
@@ -26,7 +26,7 @@ COUNTS = {"猫": 30, "T-shirt／top": 40, "dog": 35}
 def parameters(data: Path, **values: object) -> params.Params:
     tree = {"prepare": {"data": str(data)}, "embed": {"backbones": ["mobilenet_v2"]}}
     dotted = {f"prepare.{key.replace('__', '.')}": value for key, value in values.items()}
-    return params.replace(params.check(tree), dotted)
+    return params.replace(params_file.check(tree), dotted)
 
 
 def prepared(root: Path, data: Path, **values: object) -> tuple[pd.DataFrame, DataSummary]:

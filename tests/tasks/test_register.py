@@ -83,7 +83,7 @@ def test_the_packaged_model_becomes_challenger_and_first_champion_once(project: 
 def test_what_is_known_to_be_registered_costs_no_import(project: Project) -> None:
     register(project, PARAMS)
     code = (
-        "import sys; from pathlib import Path; from tasks import params, records, register\n"
+        "import sys; from pathlib import Path; from tasks import params_file, records, register\n"
         "from tests.tasks import trained_project\n"
         "sys.modules['mlflow'] = None\n"
         "print(register.is_current(records.Project(Path('.')), trained_project.params()))"
@@ -183,6 +183,29 @@ def test_the_model_belongs_to_the_run_that_trained_it(tmp_path: Path) -> None:
         source = client.get_model_version("shoes", "2").source
         metrics = client.get_logged_model(source.removeprefix("models:/")).metrics
     assert [m.value for m in metrics if m.key == "test.accuracy"] == [0.91]
+
+
+def test_a_run_that_a_kill_left_half_restored_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = trained_project.with_store(tmp_path)
+    trained_project.make(tmp_path)
+    package.run(project, PARAMS)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mlflow.MlflowClient.set_terminated", killed)
+        register(project, PARAMS)
+    made = register(project, PARAMS)
+    with store.connect(tmp_path) as client:
+        run = client.get_run(made.run_id)
+        history = client.get_metric_history(made.run_id, "train_loss")
+        found = client.search_runs([run.info.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert len(found) == 1
+    assert len(history) == len({point.step for point in history}) > 0
 
 
 def test_nothing_in_the_logged_model_is_a_pickle(project: Project) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import requests
 
-from tasks import tracking
+from tasks import files, tracking, train
 from tasks.records import Project
 from tasks.tracking import Header, Point, Spool, drainer, runs, store
 from tests.tasks import trained_project
@@ -292,3 +292,19 @@ def _until(done: Any, seconds: float) -> None:
     while not done():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
+
+
+def test_a_training_that_was_killed_and_left_does_not_run_for_ever(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    left, current = (tmp_path / ".thawline/checkpoints" / name for name in ("left", "current"))
+    for folder in (left, current):
+        files.write_json(folder / "run_key.json", {"run_key": folder.name})
+        Spool.open(project, folder.name, HEADER).extend(points(0, 2))
+    train._end_abandoned(project, current)
+    with store.connect(tmp_path) as client:
+        drainer.drain(project, 60)
+        status = [
+            client.get_run(str(tracking.run_id(project, key, 0))).info.status
+            for key in ("left", "current")
+        ]
+    assert status == ["KILLED", "RUNNING"]

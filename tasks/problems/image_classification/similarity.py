@@ -24,6 +24,7 @@ import pandas as pd
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from tasks import files
 from tasks.problems.image_classification.image_store import ImageStore
 from tasks.progress import progress
 
@@ -42,8 +43,9 @@ def near_duplicates(frame: pd.DataFrame, folder: Path) -> Pairs:
     """Pairs of row positions [p, 2] of almost the same pictures, in ascending order."""
     images = ImageStore(folder, frame)
     shape = (len(images), SIDE, SIDE, 3)
-    with tempfile.TemporaryFile(dir=folder) as scratch:
+    with tempfile.NamedTemporaryFile(dir=folder) as scratch:
         descriptors = np.memmap(scratch, np.uint8, "w+", shape=shape)
+        files.reserve(Path(scratch.name))
         with progress("describing images", len(images)) as advance:
             for row in range(len(images)):
                 descriptors[row] = describe(images.image(row))

@@ -12,8 +12,9 @@ from torch import nn
 from tasks import files
 from tasks.engine.device import resolve
 from tasks.engine.feeds import Kept
-from tasks.engine.loop import PhaseData, Trainer
+from tasks.engine.loop import Trainer
 from tasks.engine.network import Network
+from tasks.engine.state import PhaseData
 from tasks.params import TrainParams
 from tasks.records import Phase
 

@@ -1,0 +1,41 @@
+"""What a training goes on from: the inputs of a phase, and the counters of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from tasks.engine.feeds import Feed
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """What one phase trains on: inputs at its thaw line, and targets [n] of the same examples."""
+
+    train: Feed
+    train_targets: Tensor
+    validation: Feed
+    validation_targets: Tensor
+
+
+@dataclass
+class State:
+    """Counters and records of a training; with the tensors, all that a checkpoint holds."""
+
+    phase: int = 0
+    phase_step: int = 0  # finished optimizer steps of this phase
+    step: int = 0  # of all phases
+    epoch: int = 0  # finished epochs of all phases
+    loss_sum: float = 0.0  # of the running epoch
+    best_loss: float | None = None
+    best_epoch: int = 0
+    waited: int = 0  # epochs without a better validation loss
+    stopped_early: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    points: list[dict[str, Any]] = field(default_factory=list)  # for the tracking server
+    frozen_before: dict[str, str] = field(default_factory=dict)
+    frozen_after: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
