@@ -31,7 +31,6 @@ def opened(project: Project) -> Iterator[Any]:
             f"{project.root} has no DVC repository; make one there with: dvc init --subdir "
             "(or dvc init, where the folder is the root of a git repository)"
         )
-    _drop_broken_state(project)
     try:
         with contextlib.chdir(project.root), Repo(".", _wait_for_lock=True) as repo:
             yield repo
@@ -52,9 +51,10 @@ def sentence(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _drop_broken_state(project: Project) -> None:
+def mend(project: Project) -> None:
     """Remove what a kill in mid-write can leave of DVC's own state; DVC makes all of it again.
 
+    Only where nothing of DVC's runs: what another process is writing looks just as broken.
     Without `dvc.lock`, DVC finds each stage's results in its run-cache; the file of path locks
     only matters to processes that are running.
     """

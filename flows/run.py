@@ -99,6 +99,7 @@ def _held(project: Project) -> Iterator[None]:
 
 def _request(project: Project, values: Params, wish: Wish, console: Console) -> Request | None:
     """What the flow is to do; None when nothing is."""
+    repository.mend(project)
     _drop_unlisted_features(project, values)
     with repository.opened(project) as repo:
         repository.check_params(repo, values)

@@ -93,13 +93,12 @@ def test_commands_work_from_a_folder_inside_the_project(project: Project) -> Non
     assert '"prepare"' in done.stdout
 
 
-def test_data_are_listed_and_fetched_into_the_project(project: Project) -> None:
+def test_data_and_weights_are_listed_and_fetched(project: Project) -> None:
     shown = thawline(project, "data").stdout
     assert "tuxpaint" in shown and "fashion_mnist_sample" in shown
-    fetched = thawline(project.root / "data", "data", "fashion_mnist_sample")
+    fetched = thawline(project, "weights", "mobilenet_v2")
     assert fetched.returncode == 0, fetched.stderr
-    path = Path(fetched.stdout.strip())
-    assert path.parent == project.root / "data" and path.stat().st_size > 1_000_000
+    assert Path(fetched.stdout.strip()).stat().st_size > 10_000_000
     unknown = thawline(project, "data", "fashion_mnits")
     assert unknown.returncode == 1
     assert "did you mean 'fashion_mnist'" in unknown.stderr

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def test_what_a_kill_left_of_dvcs_state_is_mended(project: Project) -> None:
     whole = lock.read_text()
     lock.write_text(whole[: len(whole) // 2].rpartition("\n")[0] + "\n  broken: [")
     (project.root / ".dvc/tmp/rwlock").write_text('{"read": {"/a')
+    repository.mend(project)
     assert reproduce_all(project) == ["restored"] * 4
     assert reproduce_all(project) == ["unchanged"] * 4
 
@@ -211,3 +213,12 @@ def test_a_folder_of_images_that_no_stage_depends_on_is_refused(project: Project
     dvc.write_text(dvc.read_text().replace(deps, f'{deps}, "${{prepare.images}}"'))
     with repository.opened(project) as repo:
         repository.check_images(repo, values)
+
+
+def test_what_another_process_is_writing_is_left_alone(project: Project) -> None:
+    reproduce_all(project)
+    lock = project.root / ".dvc/tmp/rwlock"
+    lock.write_text('{"read": {"/a')
+    with contextlib.suppress(ThawlineError), repository.opened(project):
+        pass
+    assert lock.read_text() == '{"read": {"/a'
