@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import tasks.thaw_strategies
 from tasks import plugins
@@ -10,7 +12,10 @@ from tasks.errors import ThawlineError
 from tasks.params import FreezeParams, Params
 from tasks.records import Layer, Phase, Project, Selection, ThawPlan, ViewPolicy
 
-CACHE_LIMIT_BYTES = 8 * 2**30  # beyond this, `cache: auto` computes the frozen part every epoch
+# Below so many multiply-adds for each byte at the thaw line, reading the kept byte back takes
+# longer than computing it: early layers of large maps.
+LEAST_FLOPS_A_BYTE = 20
+EVERY_EPOCH = "the frozen part is computed every epoch"
 
 
 def run(project: Project, params: Params) -> None:
@@ -23,19 +28,23 @@ def run(project: Project, params: Params) -> None:
 def make(selection: Selection, params: FreezeParams, policy: ViewPolicy) -> ThawPlan:
     """Plan the phases and decide what is worth keeping.
 
-    Raises `UnknownName` for a strategy that does not exist and `ThawlineError` when
-    `freeze.cache: on` meets a strategy that leaves nothing to cache.
+    Raises `UnknownName` for a strategy that does not exist and `ThawlineError` when a glob matches
+    no layer, or when `freeze.cache: on` meets a strategy that leaves nothing to cache.
     """
     layers = selection.layers
     phases = plugins.load(tasks.thaw_strategies, params.strategy).plan(layers, params)
-    first = min(start(layers, phase) for phase in phases)
-    cached = [layers[start(layers, p) - 1].output_bytes for p in phases if start(layers, p) > 0]
-    views = (policy.views if policy.transforms else 0) + 1
-    cache_bytes = sum(cached) * selection.examples * views
-    cache, cache_why = _cache(params, cached, cache_bytes)
+    phases = _overridden(phases, layers, params.learning_rates)
+    lines = [start(layers, phase) for phase in phases]
+    if lines != sorted(lines, reverse=True):
+        raise ThawlineError(
+            f"thaw strategy {params.strategy!r} raises the thaw line from one phase to the next; "
+            "what has learned cannot be taken for frozen, so let each phase reach as deep as the "
+            "one before"
+        )
+    cache, why, size = _cache(params, layers, lines, selection.examples, policy)
     total = sum(layer.flops for layer in layers)
-    frozen = sum(layer.flops for layer in layers[:first])
-    line = layers[first].name
+    frozen = sum(layer.flops for layer in layers[: lines[-1]])
+    line = layers[lines[-1]].name
     return ThawPlan(
         strategy=params.strategy,
         backbone=selection.backbone,
@@ -45,10 +54,11 @@ def make(selection: Selection, params: FreezeParams, policy: ViewPolicy) -> Thaw
         thaw_line=line,
         frozen_share=round(frozen / total, 4),
         cache=cache,
-        cache_bytes=cache_bytes if cache else 0,
+        cache_bytes=size if cache else 0,
         batch_norm=params.batch_norm,
         why=f"{params.strategy}: {line} and above learn, {frozen / total:.0%} of the forward "
-        f"compute stays frozen; {cache_why}",
+        f"compute stays frozen; {why}",
+        lora_rank=params.lora_rank,
     )
 
 
@@ -57,18 +67,53 @@ def start(layers: Sequence[Layer], phase: Phase) -> int:
     return next(i for i, layer in enumerate(layers) if layer.name in phase.learning_rates)
 
 
-def _cache(params: FreezeParams, cached: list[int], cache_bytes: int) -> tuple[bool, str]:
-    """Whether to keep the frozen part's output, and why."""
-    size = f"{cache_bytes / 2**20:,.0f} MiB"
-    if not cached:
+def _overridden(
+    phases: Sequence[Phase], layers: Sequence[Layer], overrides: dict[str, float]
+) -> list[Phase]:
+    """The phases with the rates that `freeze.learning_rates` gives by glob, the last match wins."""
+    for glob in overrides:
+        if not any(fnmatchcase(layer.name, glob) for layer in layers):
+            names = ", ".join(layer.name for layer in layers)
+            raise ThawlineError(
+                f"freeze.learning_rates: {glob!r} matches no layer; the layers are {names}"
+            )
+
+    def rate(name: str, planned: float) -> float:
+        given = [value for glob, value in overrides.items() if fnmatchcase(name, glob)]
+        return given[-1] if given else planned
+
+    return [
+        replace(p, learning_rates={n: rate(n, r) for n, r in p.learning_rates.items()})
+        for p in phases
+    ]
+
+
+def _cache(
+    params: FreezeParams,
+    layers: Sequence[Layer],
+    lines: Sequence[int],
+    examples: int,
+    policy: ViewPolicy,
+) -> tuple[bool, str, int]:
+    """Whether to keep the output of the frozen part of each phase, why, and its bytes."""
+    kept = [(layers[line - 1], layers[:line]) for line in lines if line]
+    if not kept:
         if params.cache == "on":
             raise ThawlineError(
                 f"freeze.cache is on, but strategy {params.strategy!r} freezes no layer from the "
                 "input up, so there is nothing to cache; set freeze.cache to auto"
             )
-        return False, "nothing below the thaw line, so nothing to cache"
+        return False, "nothing below the thaw line, so nothing to cache", 0
+    views = (policy.views if policy.transforms else 0) + 1
+    bytes_a_view = sum(top.output_bytes for top, _ in kept)
+    flops = sum(layer.flops for _, below in kept for layer in below)
+    size = bytes_a_view * examples * views
+    shown = f"{size / 2**20:,.0f} MiB"
     if params.cache == "off":
-        return False, "the frozen part is computed every epoch, as freeze.cache is off"
-    if params.cache == "auto" and cache_bytes > CACHE_LIMIT_BYTES:
-        return False, f"the frozen part is computed every epoch: its output would take {size}"
-    return True, f"its output is kept in {size} of scratch, computed once a view"
+        return False, f"{EVERY_EPOCH}, as freeze.cache is off", size
+    if params.cache == "auto" and size > params.cache_gigabytes * 1e9:
+        return False, f"{EVERY_EPOCH}: its output would take {shown}", size
+    if params.cache == "auto" and flops < LEAST_FLOPS_A_BYTE * bytes_a_view:
+        share = f"{flops / bytes_a_view:.0f} multiply-adds a byte of its output"
+        return False, f"{EVERY_EPOCH}: at {share} that is quicker than reading it back", size
+    return True, f"its output is kept in {shown} of scratch, computed once a view", size

@@ -99,11 +99,15 @@ class FreezeParams(Section):
 
     strategy: str = "last_blocks"
     thaw_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    layers: list[str] = []
     learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
-    head_epochs: Count = 3
+    learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = {}
+    phase_epochs: Count = 3
+    lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
     batch_norm: Literal["train", "frozen"] = "train"
     cache: Literal["auto", "on", "off"] = "auto"
+    cache_gigabytes: Positive = 8
 
 
 class SearchRange(Section):
@@ -147,18 +151,30 @@ class TrainParams(Section):
     head: HeadParams = HeadParams()
     epochs: Count = 8
     batch_size: Count = 32
+    micro_batch: Annotated[int, Field(ge=0)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "one_cycle", "constant", "plateau"] = "cosine"
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     label_smoothing: Fraction = 0.1
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix_alpha: Positive = 0.2
+    balance: Literal["none", "class_weights", "sampling", "focal"] = "none"
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
     patience: Annotated[int, Field(ge=0)] = 0
+    average_weights: Literal["none", "blend_with_start"] = "none"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10
 
 
 NEVER_CHANGES_A_RESULT = {"checkpoint_seconds"}  # of `TrainParams`: no part of what identifies one
+
+
+class RetentionParams(Section):
+    """What the backbone must still know after training, and the images that it is asked about."""
+
+    probe: str = "data/prepared/manifest.parquet"
+    max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class EvaluateParams(Section):
@@ -197,6 +213,7 @@ class Params(Section):
     freeze: FreezeParams = FreezeParams()
     tune: TuneParams = TuneParams()
     train: TrainParams = TrainParams()
+    retention: RetentionParams = RetentionParams()
     evaluate: EvaluateParams = EvaluateParams()
     package: PackageParams = PackageParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")

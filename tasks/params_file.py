@@ -83,6 +83,7 @@ def set_values(root: Path, assignments: list[str]) -> Params:
     yaml = YAML()  # round trip: comments and layout stay
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 4096
+    yaml.representer.add_representer(type(None), _null)
     tree = yaml.load(path.read_text(encoding="utf-8-sig"))
     known = list(key_paths(Params))
     for assignment in assignments:
@@ -106,6 +107,11 @@ def set_values(root: Path, assignments: list[str]) -> Params:
     with files.atomic(path) as temporary:
         temporary.write_text(stream.getvalue(), encoding="utf-8")
     return params
+
+
+def _null(representer: Any, _: None) -> Any:
+    """`null`, as people write it; by itself ruamel leaves nothing."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _explain(problem: Any) -> str:

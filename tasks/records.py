@@ -67,7 +67,8 @@ class Project:
 
     @property
     def train(self) -> Path:
-        """`weights.safetensors`, `history.csv` (a row an epoch), `run.json` (a `TrainRun`)."""
+        """`weights.safetensors`, `history.csv` (a row an epoch), `run.json` (a `TrainRun`),
+        `retention.json` (a `tasks.retention.Retention`)."""
         return self.root / "outputs/train"
 
     @property
@@ -218,6 +219,9 @@ class Selection:
         files.write_json(path, asdict(self))
 
 
+Learns = Literal["all", "norms", "biases", "lora"]
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training in which the same layers learn."""
@@ -225,6 +229,7 @@ class Phase:
     name: str
     epochs: int | None  # None: the rest of train.epochs
     learning_rates: dict[str, float]  # layer → rate relative to train.learning_rate; others frozen
+    learns: Learns = "all"  # which parameters of these layers; of the head always all
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,7 @@ class ThawPlan:
     cache_bytes: int  # of that output for all views, scratch that can be deleted
     batch_norm: Literal["train", "frozen"]
     why: str
+    lora_rank: int = 8  # where a phase learns by `lora`
 
     @classmethod
     def read(cls, path: Path) -> ThawPlan:

@@ -98,15 +98,21 @@ def why(ranked: Sequence[Candidate], chosen: str, automatic: bool) -> str:
 
 def knn_accuracy(features: Features, targets: Targets) -> float:
     """Leave-one-out accuracy of the k nearest neighbours by cosine, their votes weighed by it."""
+    distances, nearest = neighbours(features)
+    votes = np.zeros((len(features), int(targets.max()) + 1))
+    rows = np.repeat(np.arange(len(features)), nearest.shape[1])
+    np.add.at(votes, (rows, targets[nearest].ravel()), 2 - distances.ravel())
+    return float((votes.argmax(1) == targets).mean())
+
+
+def neighbours(features: Features) -> tuple[Features, Targets]:
+    """Cosine distances and positions of each example's nearest others, both [n, k]."""
     from sklearn.neighbors import NearestNeighbors
 
     count = min(NEIGHBOURS, len(features) - 1)
     search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(features)
-    distances, neighbours = search.kneighbors()  # without arguments: each example's others
-    votes = np.zeros((len(features), int(targets.max()) + 1))
-    rows = np.repeat(np.arange(len(features)), count)
-    np.add.at(votes, (rows, targets[neighbours].ravel()), 2 - distances.ravel())
-    return float((votes.argmax(1) == targets).mean())
+    distances, nearest = search.kneighbors()  # without arguments: each example's others
+    return distances, nearest
 
 
 def _candidate(embedding: Embedding, features: Features, targets: Targets) -> Candidate:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import files, tracking, versions
 from tasks.errors import ThawlineError
-from tasks.freeze import CACHE_LIMIT_BYTES
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
+from tasks.retention import Retention
 
 if TYPE_CHECKING:
     from tasks.engine.device import Compute
     from tasks.engine.loop import Trainer
+    from tasks.engine.setup import Setup
     from tasks.engine.state import State
 
 KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in scratch
@@ -58,11 +59,26 @@ def run(project: Project, params: Params) -> None:
             spool.end("FAILED")  # going on later opens it again
             raise
         spool.end()
+        retained, weights = _blended(setup, state)
         peak = memory.mb
-    weights = _write(project, setup.model_state(), state)
+    path = _write(project, weights, state)
+    retained.write(path.with_name("retention.json"))
     record = _record(params, setup, trainer, run_key, peak)
-    record.write(weights.with_name("run.json"))
-    prune(setup.prefix_folder, CACHE_LIMIT_BYTES)
+    record.write(path.with_name("run.json"))
+    prune(setup.prefix_folder, int(params.freeze.cache_gigabytes * 1e9))
+
+
+def _blended(setup: Setup, state: State) -> tuple[Retention, dict[str, Any]]:
+    """What training has kept of the backbone, and the final weights; blending them is charged."""
+    from tasks.engine import blend
+    from tasks.engine.prefix import cpu_seconds
+
+    clock, cpu = time.perf_counter(), cpu_seconds()
+    retained, weights = blend.run(setup, setup.model_state())
+    if setup.settings.average_weights != "none":
+        state.seconds += time.perf_counter() - clock
+        state.cpu_seconds += cpu_seconds() - cpu
+    return retained, weights
 
 
 def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: float) -> TrainRun:

@@ -19,7 +19,7 @@ VERSIONS = {
     "augment": 2,
     "embed": 1,
     "select": 1,
-    "freeze": 1,
+    "freeze": 2,
     "tune": 2,
     "train": 1,
     "evaluate": 1,

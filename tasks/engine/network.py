@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tasks.engine.split import Chain
+from tasks.engine.split import NORMS, Chain
+from tasks.records import Learns
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,43 @@ class Network:
             for key, value in state.items():
                 own[key].copy_(value)
 
-    def learn(self, names: Collection[str], frozen_norms: bool) -> None:
-        """Set which layers learn; the others are frozen, statistics of batch norms included."""
+    def learn(self, names: Collection[str], frozen_norms: bool, learns: Learns = "all") -> None:
+        """Set which layers learn, and what of them; of the last one, the head, always all.
+
+        The others are frozen, statistics of batch norms included.
+        """
         for name, module in zip(self.names, self.modules, strict=True):
-            learns = name in names
-            module.requires_grad_(learns)
-            module.train(learns)
-            if learns and frozen_norms:
-                for part in module.modules():
-                    # Only eval mode keeps the running statistics; requires_grad does not.
-                    if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                        part.eval()
+            chosen = name in names
+            whole = learns == "all" or name == self.names[-1]
+            module.requires_grad_(chosen and whole)
+            module.train(chosen)
+            for path, part in module.named_modules() if chosen else ():
+                if frozen_norms and isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()  # only this keeps the running statistics; requires_grad does not
+                if not whole:
+                    for key, parameter in part.named_parameters(recurse=False):
+                        parameter.requires_grad_(_learns(learns, path, part, key))
+
+    def frozen(self) -> dict[str, Tensor]:
+        """All that must not move now: parameters without gradient, and the buffers of modules in
+        evaluation mode."""
+        found: dict[str, Tensor] = {}
+        for module in self.modules:
+            moving = {key for key, value in module.named_parameters() if value.requires_grad}
+            for path, part in module.named_modules():
+                if part.training:
+                    moving |= {
+                        f"{path}.{key}".lstrip(".") for key, _ in part.named_buffers(recurse=False)
+                    }
+            found |= {k: v for k, v in module.state_dict().items() if k not in moving}
+        return found
+
+
+def _learns(learns: Learns, path: str, module: nn.Module, key: str) -> bool:
+    """Whether a module's own parameter `key` is of the kind that learns."""
+    if learns == "norms":
+        return isinstance(module, NORMS)
+    return key == "bias" if learns == "biases" else "lora_" in path
 
 
 def digest(state: dict[str, Tensor]) -> str:
@@ -69,7 +96,3 @@ def digest(state: dict[str, Tensor]) -> str:
         total.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
         total.update(value.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    return [p for module in modules for p in module.parameters()]

@@ -18,7 +18,8 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.engine import checkpoint, schedule
-from tasks.engine.network import Network, digest, parameters
+from tasks.engine.network import Network, digest
+from tasks.engine.objective import Objective
 from tasks.engine.prefix import cpu_seconds
 from tasks.engine.state import PhaseData
 from tasks.errors import ThawlineError
@@ -39,10 +40,12 @@ class PhaseRun:
         self.name = f"{index + 1} {self.phase.name}"
         self.learned = set(self.phase.learning_rates)
         self.start = min(self.network.index(name) for name in self.learned)
-        self.network.learn(self.learned, trainer.frozen_norms)
+        self.network.learn(self.learned, trainer.frozen_norms, self.phase.learns)
         self.suffix = self.network.run(self.start)
         self.examples = len(data.train_targets)
         self.batch = min(self.params.batch_size, self.examples)
+        self.micro_batch = min(self.params.micro_batch or self.batch, self.batch)
+        self.objective = Objective(self.params, data.train_targets.bincount())
         self.steps_an_epoch = self.examples // self.batch
         self.epochs = trainer.epochs_of(index)
         self.optimizer = self._optimizer()
@@ -54,8 +57,7 @@ class PhaseRun:
         self._restore()
 
     def run(self) -> None:
-        frozen = [n for n in self.network.names if n not in self.learned]
-        self.state.frozen_before.setdefault(self.name, digest(self.network.state(frozen)))
+        self.state.frozen_before.setdefault(self.name, digest(self.network.frozen()))
         done = self.state.phase_step
         with progress(f"training, {self.phase.name}", self.epochs * self.steps_an_epoch) as go:
             go(done)
@@ -64,7 +66,7 @@ class PhaseRun:
                     break
                 self._epoch(epoch, done % self.steps_an_epoch, go)
                 done = 0
-        self.state.frozen_after[self.name] = digest(self.network.state(frozen))
+        self.state.frozen_after[self.name] = digest(self.network.frozen())
         if self.state.frozen_after[self.name] != self.state.frozen_before[self.name]:
             raise ThawlineError(
                 f"phase {self.name!r}: frozen layers changed while training; this is a defect"
@@ -83,7 +85,8 @@ class PhaseRun:
 
     def _epoch(self, epoch: int, done: int, go: Advance) -> None:
         order = _generator(self.trainer.seed, "order", self.state.phase, epoch)
-        shuffled = order.permutation(self.examples)[: self.steps_an_epoch * self.batch]
+        drawn = self.objective.order(self.data.train_targets, order)
+        shuffled = drawn[: self.steps_an_epoch * self.batch]
         batches = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
         clock, cpu = time.perf_counter(), cpu_seconds()
         for inputs, chosen in zip(self.data.train.batches(batches, epoch), batches, strict=True):
@@ -110,25 +113,18 @@ class PhaseRun:
         state = self.state
         torch.manual_seed(_seed(self.trainer.seed, "step", state.phase, state.phase_step))
         rate = self._set_rates()
-        with self.compute.autocast():
-            logits = self.suffix(inputs)
-        loss = functional.cross_entropy(
-            logits.float(),
-            self.compute.send(targets),
-            label_smoothing=self.params.label_smoothing,
-        )
-        value = loss.item()
-        if not math.isfinite(value):
+        value = self._gradients(inputs, self.compute.send(targets))
+        self.scaler.unscale_(self.optimizer)
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        clip = self.params.gradient_clip or math.inf
+        norm = nn.utils.clip_grad_norm_(learning, clip).item()
+        # With a scaler, gradients beyond float16 only make it skip the step.
+        if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            what, number = ("gradient", norm) if math.isfinite(value) else ("loss", value)
             raise ThawlineError(
-                f"the training loss became {value} at step {state.step + 1}; lower "
+                f"the training {what} became {number} at step {state.step + 1}; lower "
                 "train.learning_rate (the last good state is kept as a checkpoint)"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.params.gradient_clip:
-            self.scaler.unscale_(self.optimizer)
-            learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(learning, self.params.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -140,6 +136,38 @@ class PhaseRun:
             self._point("step_loss", value, state.step)
             self._point("learning_rate", rate, state.step)
         return value
+
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> float:
+        """Set the gradients of one batch, in as many parts as fit; returns its loss.
+
+        Parts that do not fit in the device's memory are halved, for this step and all that follow:
+        the step stays that of the whole batch.
+        """
+        generator = torch.get_rng_state()
+        while True:
+            try:
+                return self._accumulate(inputs, targets)
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise ThawlineError(
+                        "one example does not fit in the memory of "
+                        f"{self.compute.device}; choose a smaller backbone or image size"
+                    ) from None
+                self.micro_batch = math.ceil(self.micro_batch / 2)
+                torch.set_rng_state(generator)
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        inputs, targets = self.objective.mixed(inputs, targets)
+        total = 0.0
+        parts = torch.split(inputs, self.micro_batch), torch.split(targets, self.micro_batch)
+        for part, wanted in zip(*parts, strict=True):
+            with self.compute.autocast():
+                logits = self.suffix(part)
+            loss = self.objective(logits.float(), wanted) * (len(part) / len(inputs))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
 
     def _finish_epoch(self) -> None:
         state = self.state
@@ -207,7 +235,8 @@ class PhaseRun:
     def _optimizer(self) -> torch.optim.Optimizer:
         groups = []
         for name in [n for n in self.network.names if n in self.learned]:
-            own = parameters([self.network.modules[self.network.index(name)]])
+            module = self.network.modules[self.network.index(name)]
+            own = [p for p in module.parameters() if p.requires_grad]
             # Decay shrinks what multiplies inputs; norms and biases only shift and scale.
             for decay, chosen in (
                 (self.params.weight_decay, [p for p in own if p.ndim > 1]),
@@ -226,10 +255,16 @@ class PhaseRun:
             self.state.phase_step,
             self.epochs * self.steps_an_epoch,
             self.params.warmup,
+            self._losses(),
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.params.learning_rate * group["rate"] * factor
         return self.params.learning_rate * factor
+
+    def _losses(self) -> list[float]:
+        """Validation losses of this phase's finished epochs."""
+        done = self.state.phase_step // self.steps_an_epoch
+        return [row["validation_loss"] for row in self.state.history][-done:] if done else []
 
     def _average(self) -> AveragedModel | None:
         if not self.params.ema:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import tasks.problems
 from tasks import files, plugins
-from tasks.engine import heads
+from tasks.engine import heads, low_rank
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept
 from tasks.engine.loop import Trainer
-from tasks.engine.network import Network
+from tasks.engine.network import Network, digest
 from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
@@ -83,6 +83,11 @@ class Setup:
             for split, chosen in rows.items()
         }
         example = compute.send(examples.batch(rows["train"][:1], 0))
+        network = Network.of(chain(model, head, example))
+        for phase in plan.phases:
+            if phase.learns == "lora":
+                names = set(phase.learning_rates) - {network.names[-1]}
+                low_rank.add(network, names, plan.lora_rank, params.seed)
         return cls(
             project=project,
             params=params,
@@ -91,7 +96,7 @@ class Setup:
             policy=policy,
             compute=compute,
             model=model,
-            network=Network.of(chain(model, head, example)),
+            network=network,
             examples=examples,
             rows=rows,
             targets=targets,
@@ -139,7 +144,8 @@ class Setup:
         begun, cpu = time.perf_counter(), cpu_seconds()
         linear = heads.linear_of(self.network.modules[-1])
         if linear is not None and self.settings.head.init == "closed_form":
-            self.network.learn(phase.learning_rates, self.plan.batch_norm == "frozen")
+            frozen_norms = self.plan.batch_norm == "frozen"
+            self.network.learn(phase.learning_rates, frozen_norms, phase.learns)
             top = self.network.run(start(self.plan.layers, phase), -1)
             # Shuffled, as the statistics of a batch of one class would be of no use.
             order = np.random.default_rng(self.params.seed).permutation(len(self.targets["train"]))
@@ -154,6 +160,7 @@ class Setup:
 
     def model_state(self) -> dict[str, Tensor]:
         """All parameters and buffers of the model, on the CPU, under the library's own names."""
+        low_rank.merge(self.network)
         return {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
 
     def _feed(self, split: str, line: int, index: int) -> Feed:
@@ -181,7 +188,7 @@ class Setup:
                 "version": PREFIX_VERSION,
                 "data": self.digest,
                 "policy": _without_count(self.policy),
-                "weights": self.plan.weights_sha256,
+                "weights": digest(self.network.state(self.network.names[:line])),
                 "layers": self.network.names[:line],
                 "threads": self.params.threads,
                 "torch": torch.__version__,

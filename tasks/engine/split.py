@@ -19,8 +19,8 @@ from tasks.errors import ThawlineError
 from tasks.records import Layer
 
 HEAD = "head"
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-_ATOMS = (*_NORMS, nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+_ATOMS = (*NORMS, nn.Linear, nn.modules.conv._ConvNd)
 
 
 class _Tracer(fx.Tracer):
@@ -162,7 +162,7 @@ def _weighty(model: nn.Module, node: fx.Node) -> bool:
     if node.op == "get_attr":
         return True
     module = model.get_submodule(str(node.target))
-    return not isinstance(module, _NORMS) and any(True for _ in module.parameters())
+    return not isinstance(module, NORMS) and any(True for _ in module.parameters())
 
 
 def _block(model: nn.Module, target: Any, head: str) -> str:
@@ -197,6 +197,6 @@ def _holds_blocks(module: nn.Module) -> bool:
     kinds = [
         type(child)
         for child in children
-        if sum(isinstance(m, _ATOMS) and not isinstance(m, _NORMS) for m in child.modules()) >= 2
+        if sum(isinstance(m, _ATOMS) and not isinstance(m, NORMS) for m in child.modules()) >= 2
     ]
     return len(kinds) > len(set(kinds))

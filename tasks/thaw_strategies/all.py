@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tasks.params import FreezeParams
 from tasks.records import Layer, Phase
-from tasks.thaw_strategies import _rates
+from tasks.thaw_strategies import _layers
 
 
 def plan(layers: Sequence[Layer], params: FreezeParams) -> list[Phase]:
-    return [Phase("all", None, _rates.from_layer(layers, 0, params))]
+    return [Phase("all", None, _layers.rates(layers, 0, params))]

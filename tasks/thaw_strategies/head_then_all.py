@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from tasks.params import FreezeParams
 from tasks.records import Layer, Phase
-from tasks.thaw_strategies import _rates
+from tasks.thaw_strategies import _layers
 
 
 def plan(layers: Sequence[Layer], params: FreezeParams) -> list[Phase]:
     return [
-        Phase("head", params.head_epochs, {layers[-1].name: 1.0}),
-        Phase("all", None, _rates.from_layer(layers, 0, params)),
+        Phase("head", params.phase_epochs, {layers[-1].name: 1.0}),
+        Phase("all", None, _layers.rates(layers, 0, params)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ import tasks.thaw_strategies
 from tasks import freeze, plugins
 from tasks.errors import ThawlineError, UnknownName
 from tasks.params import FreezeParams
-from tasks.records import Layer, Selection, ThawPlan, ViewPolicy
+from tasks.records import Layer, Phase, Selection, ThawPlan, ViewPolicy
+from tasks.thaw_strategies import last_blocks
 
 COSTS = [30, 20, 10, 20, 10, 9, 1]
 NAMES = ["stem", "block1", "block2", "block3", "block4", "block5", "head"]
 LAYERS = [
-    Layer(name, parameters=10, buffers=2, flops=cost, output_bytes=1000 // (i + 1))
+    Layer(name, parameters=10, buffers=2, flops=1000 * cost, output_bytes=1000 // (i + 1))
     for i, (name, cost) in enumerate(zip(NAMES, COSTS, strict=True))
 ]
 SELECTION = Selection("net", "", [], "0" * 64, "", "", "", LAYERS, examples=100, classes=3)
@@ -25,12 +27,14 @@ POLICY = ViewPolicy("image_classification", 0, 4, 96, "squash", [{"name": "x", "
 
 
 def plan(policy: ViewPolicy = POLICY, **params: object) -> ThawPlan:
+    if params.get("strategy") == "pattern":
+        params.setdefault("layers", ["block[25]"])
     return freeze.make(SELECTION, FreezeParams(**params), policy)
 
 
 def test_there_are_strategies() -> None:
     known = plugins.names(tasks.thaw_strategies)
-    assert {"head_only", "last_blocks", "head_then_all", "all"} <= set(known)
+    assert {"head_only", "last_blocks", "head_then_all", "gradual", "all", "pattern"} <= set(known)
 
 
 @pytest.mark.parametrize("strategy", plugins.names(tasks.thaw_strategies))
@@ -99,11 +103,71 @@ def test_cache_on_with_nothing_frozen_is_refused() -> None:
         plan(strategy="all", cache="on")
 
 
-def test_a_cache_beyond_the_limit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freeze, "CACHE_LIMIT_BYTES", 10)
-    assert not plan(strategy="head_only").cache
-    assert "every epoch" in plan(strategy="head_only").why
-    assert plan(strategy="head_only", cache="on").cache
+def test_a_cache_beyond_the_limit_is_not_kept() -> None:
+    made = plan(strategy="head_only", cache_gigabytes=1e-5)
+    assert not made.cache
+    assert "every epoch: its output would take" in made.why
+    assert plan(strategy="head_only", cache_gigabytes=1e-5, cache="on").cache
+
+
+def test_a_boundary_that_costs_more_than_computing_it_is_not_kept() -> None:
+    layers = [replace(layer, output_bytes=10_000) for layer in LAYERS]
+    big = replace(SELECTION, layers=layers)
+    low = freeze.make(big, FreezeParams(thaw_fraction=0.7), POLICY)  # 30,000 flops below the line
+    assert low.thaw_line == "block1"
+    assert not low.cache and "3 multiply-adds a byte" in low.why
+    assert freeze.make(big, FreezeParams(thaw_fraction=0.7, cache="on"), POLICY).cache
+
+
+def test_gradual_moves_the_line_down_in_steps_of_equal_compute() -> None:
+    phases = plan(strategy="gradual", thaw_fraction=0.6, phase_epochs=2).phases
+    lowest = [next(iter(phase.learning_rates)) for phase in phases]
+    assert lowest == ["head", "block4", "block3", "block2"]
+    assert [phase.epochs for phase in phases] == [2, 2, 2, None]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "learns"), [("norms_only", "norms"), ("biases_only", "biases"), ("lora", "lora")]
+)
+def test_a_part_of_the_layers_above_the_line_learns(strategy: str, learns: str) -> None:
+    made = plan(strategy=strategy, thaw_fraction=0.2)
+    assert (made.thaw_line, made.phases[0].learns, made.cache) == ("block4", learns, True)
+    assert "nothing to cache" in plan(strategy=strategy, thaw_fraction=1).why
+
+
+def test_a_pattern_thaws_what_it_names() -> None:
+    made = plan(strategy="pattern", layers=["block[25]"])
+    assert list(made.phases[0].learning_rates) == ["block2", "block5", "head"]
+    assert made.thaw_line == "block2"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"strategy": "pattern", "layers": ["blok*"]}, r"'blok\*' matches no layer.*stem, block1"),
+        ({"strategy": "pattern", "layers": []}, r"freeze\.layers is empty.*stem, block1"),
+        ({"learning_rates": {"nosuch": 0.1}}, r"learning_rates: 'nosuch' matches no layer"),
+    ],
+)
+def test_a_glob_that_matches_nothing_lists_the_layers(
+    params: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ThawlineError, match=message):
+        freeze.make(SELECTION, FreezeParams(**params), POLICY)
+
+
+def test_rates_can_be_given_by_glob() -> None:
+    given = {"block*": 0.5, "block5": 0.3, "head": 2.0}
+    made = plan(strategy="all", learning_rates=given).phases[0].learning_rates
+    assert (made["block1"], made["block5"], made["head"]) == (0.5, 0.3, 2.0)
+    assert made["stem"] < 0.5
+
+
+def test_a_line_that_rises_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = [Phase("all", 1, {"stem": 1.0, "head": 1.0}), Phase("head", None, {"head": 1.0})]
+    monkeypatch.setattr(last_blocks, "plan", lambda *_: phases)
+    with pytest.raises(ThawlineError, match="raises the thaw line"):
+        plan(strategy="last_blocks")
 
 
 def test_an_unknown_strategy_names_the_nearest() -> None:

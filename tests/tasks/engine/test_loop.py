@@ -44,7 +44,7 @@ def test_frozen_layers_do_not_move_and_learning_ones_do() -> None:
     assert any(k.startswith("block1.") and "running_mean" in k for k in moved)
     assert {k.split(".")[0] for k in moved} == {"block1", "block2", "head"}
     assert trainer.state.frozen_before == trainer.state.frozen_after
-    assert list(trainer.state.frozen_before) == ["1 head", "2 all above"]
+    assert list(trainer.state.frozen_before) == ["1 head", "2 norms", "3 all above"]
 
 
 def test_frozen_batch_norms_keep_their_statistics_while_their_layer_learns() -> None:
@@ -56,6 +56,73 @@ def test_frozen_batch_norms_keep_their_statistics_while_their_layer_learns() -> 
     after = net.state()
     assert all(torch.equal(after[k], before[k]) for k in after if "running" in k)
     assert not torch.equal(after["block1.0.weight"], before["block1.0.weight"])
+
+
+def test_of_a_phase_for_norms_nothing_else_moves() -> None:
+    before = {k: v.clone() for k, v in training.network().state().items()}
+    net = training.network()
+    trainer = training.trainer(None, net, epochs=4)
+    trainer.phases = training.phases()[1:2]
+    trainer.fit(lambda index: training.at_line(net, 1))
+    moved = {k for k, v in net.state().items() if not torch.equal(v, before[k])}
+    norm = {f"block2.1.{key}" for key in ("weight", "bias", "running_mean", "running_var")}
+    head = {"head.3.weight", "head.3.bias"}
+    assert moved == norm | head | {"block2.1.num_batches_tracked"}
+
+
+def test_a_frozen_parameter_that_moves_is_found() -> None:
+    net = training.network()
+    trainer = training.trainer(None, net)
+    trainer.phases = training.phases()[1:2]
+
+    def moving(state: object) -> None:
+        with torch.no_grad():
+            net.state()["block2.0.weight"].add_(1e-3)
+
+    trainer.on_checkpoint = moving
+    with pytest.raises(ThawlineError, match="frozen layers changed"):
+        trainer.fit(lambda index: training.at_line(net, 1))
+
+
+def test_micro_batches_make_the_same_step() -> None:
+    whole, _ = fit(mix="mixup")
+    parts, _ = fit(mix="mixup", micro_batch=16)
+    assert digest(whole.state()) == digest(parts.state())  # 16 is the whole batch
+    before = training.network()
+    losses = []
+    for size in (16, 5):
+        net = training.network()
+        trainer = training.trainer(None, net, micro_batch=size, epochs=1)
+        trainer.frozen_norms, trainer.phases = True, training.phases()[2:]
+        for module in net.modules:
+            for part in module.modules():
+                if isinstance(part, torch.nn.Dropout):
+                    part.p = 0.0  # drawn for each part
+        trainer.fit(lambda index: training.at_line(before, 2))
+        losses.append([row["train_loss"] for row in trainer.state.history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_parted_and_the_step_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, trainer = fit(epochs=1)
+    tried: list[int] = []
+    forward = torch.nn.Sequential.forward
+
+    def limited(module: torch.nn.Sequential, inputs: torch.Tensor) -> torch.Tensor:
+        if module.training and torch.is_grad_enabled():
+            tried.append(len(inputs))
+            if len(inputs) > 6:
+                raise torch.OutOfMemoryError("out of memory")
+        return forward(module, inputs)
+
+    monkeypatch.setattr(torch.nn.Sequential, "forward", limited)
+    net = training.network()
+    limited_trainer = training.trainer(None, net, epochs=1)
+    limited_trainer.fit(lambda index: training.at_line(net, index))
+    assert limited_trainer.state.step == trainer.state.step
+    assert {16, 8, 4} <= set(tried)
 
 
 def test_training_learns() -> None:
@@ -77,15 +144,28 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8, 9, 13, 20, 31])
-def test_a_resume_after_any_step_ends_in_the_same_bits(tmp_path: Path, stop: int) -> None:
-    """Steps 8 and 9 lie around the change of phase (4 steps an epoch, 2 epochs)."""
-    whole, uninterrupted = fit()
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"schedule": "plateau", "mix": "mixup", "balance": "sampling", "micro_batch": 5},
+        {"schedule": "one_cycle", "mix": "cutmix", "balance": "focal", "patience": 1},
+    ],
+    ids=["plain", "mixed", "cut"],
+)
+def test_a_resume_after_any_step_ends_in_the_same_bits(
+    tmp_path: Path, stop: int, recipe: dict[str, object]
+) -> None:
+    """Steps 8, 9 and 13 lie around changes of phase (4 steps an epoch)."""
+    whole, uninterrupted = fit(**recipe)
+    if stop >= uninterrupted.state.step:
+        pytest.skip("patience ended this training before")
 
     class Stopped(Exception):
         pass
 
     net = training.network()
-    first = training.trainer(tmp_path, net)
+    first = training.trainer(tmp_path, net, **recipe)
 
     def interrupt(state: object) -> None:
         if first.state.step >= stop:
@@ -94,7 +174,7 @@ def test_a_resume_after_any_step_ends_in_the_same_bits(tmp_path: Path, stop: int
     first.on_checkpoint = interrupt
     with pytest.raises(Stopped):
         first.fit(lambda index: training.at_line(net, index))
-    resumed, second = fit(tmp_path)
+    resumed, second = fit(tmp_path, **recipe)
     assert second.resumed_from_step == stop
     assert digest(resumed.state()) == digest(whole.state())
     assert second.state.history == uninterrupted.state.history

@@ -54,6 +54,7 @@ def data(net: Network) -> dict[str, torch.Tensor]:
 def phases() -> list[Phase]:
     return [
         Phase("head", 2, {"head": 1.0}),
+        Phase("norms", 1, {"block2": 0.5, "head": 1.0}, "norms"),
         Phase("all above", None, {"block1": 0.1, "block2": 0.3, "head": 1.0}),
     ]
 

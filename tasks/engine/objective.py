@@ -1,0 +1,88 @@
+"""What a training step minimises: cross-entropy, with what the recipe adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tasks.params import TrainParams
+
+FOCUS = 2.0  # the exponent of focal loss that its paper found best
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The training loss over logits, and the shares in which classes are drawn.
+
+    `counts` [k] are the training examples of each class.
+    """
+
+    params: TrainParams
+    counts: Tensor
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of logits [n, k] against classes [n] or their probabilities [n, k]."""
+        smoothing = self.params.label_smoothing
+        weight = self.class_weights.to(logits) if self.params.balance == "class_weights" else None
+        if self.params.balance != "focal":
+            return functional.cross_entropy(
+                logits, targets, weight=weight, label_smoothing=smoothing
+            )
+        # Lin et al., ICCV 2017, arXiv:1708.02002: what is already right counts less.
+        losses = functional.cross_entropy(
+            logits, targets, label_smoothing=smoothing, reduction="none"
+        )
+        shares = targets if targets.ndim == 2 else functional.one_hot(targets, logits.shape[1])
+        right = (logits.softmax(1) * shares).sum(1)
+        return ((1 - right) ** FOCUS * losses).mean()
+
+    @property
+    def class_weights(self) -> Tensor:
+        """Inverse frequencies [k], of mean 1 over the training examples."""
+        counts = self.counts.clamp(min=1).float()
+        return counts.sum() / (len(counts) * counts)
+
+    def order(self, targets: Tensor, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Positions [n] of one epoch: each once, or every class alike with `balance: sampling`."""
+        if self.params.balance != "sampling":
+            return generator.permutation(len(targets))
+        chances = self.class_weights.double()[targets].numpy()
+        return generator.choice(len(targets), len(targets), p=chances / chances.sum())
+
+    def mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch of which each example is mixed with another one, as are their targets.
+
+        Mixup (Zhang et al., ICLR 2018, arXiv:1710.09412) or CutMix (Yun et al., ICCV 2019,
+        arXiv:1905.04899), of pixels or of what the frozen part makes of them (manifold mixup,
+        Verma et al., ICML 2019, arXiv:1806.05236). Draws from torch's generator.
+        """
+        if self.params.mix == "none":
+            return inputs, targets
+        alpha = torch.tensor(self.params.mix_alpha)
+        share = float(torch.distributions.Beta(alpha, alpha).sample())
+        order = torch.randperm(len(targets))
+        if self.params.mix == "cutmix" and inputs.ndim == 4:
+            inputs, share = _cut(inputs, order, share)
+        else:
+            inputs = share * inputs + (1 - share) * inputs[order.to(inputs.device)]
+        shares = functional.one_hot(targets, len(self.counts)).float()
+        return inputs, share * shares + (1 - share) * shares[order.to(targets.device)]
+
+
+def _cut(inputs: Tensor, order: Tensor, share: float) -> tuple[Tensor, float]:
+    """Maps [n, d, h, w] with a box of others' in each, and the share of its own that is left."""
+    height, width = inputs.shape[2:]
+    sides = [round(side * (1 - share) ** 0.5) for side in (height, width)]
+    top, left = (
+        int(torch.randint(side - box + 1, ()))
+        for side, box in zip((height, width), sides, strict=True)
+    )
+    box = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
+    mixed = inputs.clone()
+    mixed[box] = inputs[order.to(inputs.device)][box]
+    return mixed, 1 - sides[0] * sides[1] / (height * width)

@@ -1,0 +1,177 @@
+"""What fine-tuning did to what the backbone knew, and the way between start and end.
+
+`tasks.engine.blend` measures; this says what is measured and what it means, in numbers and words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks import files
+
+DIGITS = 6  # of figures in the record
+CERTAIN = 0.05  # p below which one set of weights is called better than another
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a backbone makes of some probe images."""
+
+    features: Floats  # [n, d], below the head
+    predictions: Floats  # [n, m], log-probabilities of its *old* head
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a backbone still knows, against what it knew before."""
+
+    examples: int  # probe images
+    agreement: float  # share whose most probable old class is the same as before
+    kl: float  # mean divergence of the old predictions now from those before, in nats
+    knn_before: float  # leave-one-out accuracy of the nearest neighbours among the features
+    knn_after: float
+    overlap: float  # share of an image's nearest neighbours that are the same as before
+
+    @property
+    def drop(self) -> float:
+        """Skill lost: leave-one-out accuracy of the nearest neighbours before less after."""
+        return round(self.knn_before - self.knn_after, DIGITS)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """One point between start (alpha 0) and end (alpha 1), judged on the validation examples."""
+
+    alpha: float
+    accuracy: float
+    loss: float  # mean negative log-likelihood
+    agreement: float  # with the old predictions of the start
+    gained: int  # examples that it alone has right, and not the end
+    lost: int  # examples that the end alone has right
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The record of a training: what its weights know, and the curve back to the start."""
+
+    knowledge: Knowledge | None  # of the weights that were kept; None: nothing moved
+    curve: list[Blend] = field(default_factory=list)  # by alpha
+    best: float = 1.0  # alpha of the highest validation accuracy; of equals that of the lowest loss
+    used: float = 1.0  # alpha of the weights that were kept
+    examples: int = 0  # validation examples that the curve was judged on
+
+    @classmethod
+    def read(cls, path: Path) -> Retention:
+        value = files.read_json(path)
+        known = value.pop("knowledge")
+        curve = [Blend(**point) for point in value.pop("curve")]
+        return cls(knowledge=known and Knowledge(**known), curve=curve, **value)
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+    def at(self, alpha: float) -> Blend:
+        return next(point for point in self.curve if point.alpha == alpha)
+
+
+def compare(before: Sight, after: Sight, targets: Ints) -> Knowledge:
+    """What is left of `before`; `targets` [n]: the classes by which skill is judged."""
+    from tasks.select import knn_accuracy
+
+    old, new = before.predictions.astype(np.float64), after.predictions.astype(np.float64)
+    divergence = (np.exp(old) * (old - new)).sum(axis=1)
+    return Knowledge(
+        examples=len(targets),
+        agreement=agreement(before.predictions, after.predictions),
+        kl=round(float(divergence.mean()), DIGITS),
+        knn_before=round(knn_accuracy(before.features, targets), DIGITS),
+        knn_after=round(knn_accuracy(after.features, targets), DIGITS),
+        overlap=round(overlap(before.features, after.features), DIGITS),
+    )
+
+
+def agreement(before: Floats, after: Floats) -> float:
+    """The share of rows [n, m] with the highest value at the same place."""
+    return round(float((before.argmax(axis=1) == after.argmax(axis=1)).mean()), DIGITS)
+
+
+def overlap(before: Floats, after: Floats) -> float:
+    """Mean share of an example's nearest neighbours by cosine that two sets of features share.
+
+    The mutual nearest-neighbour measure of Huh et al. 2024 (arXiv:2405.07987); 1 for equal sets.
+    """
+    from tasks.select import neighbours
+
+    pairs = zip(neighbours(before)[1], neighbours(after)[1], strict=True)
+    return float(np.mean([len(np.intersect1d(one, other)) / len(one) for one, other in pairs]))
+
+
+def best(curve: list[Blend]) -> float:
+    """The alpha of the highest accuracy, of equals the one of the lowest loss."""
+    return max(curve, key=lambda point: (point.accuracy, -point.loss)).alpha
+
+
+def figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float]:
+    """Flat `retention.*` metrics; `within_budget` is there when a budget is set."""
+    if known is None:
+        flat: dict[str, float] = {"agreement": 1.0, "kl": 0.0, "overlap": 1.0, "drop": 0.0}
+    else:
+        names = ("agreement", "kl", "overlap", "knn_before", "knn_after", "drop")
+        flat = {name: getattr(known, name) for name in names}
+    if max_drop is not None:
+        flat["within_budget"] = int(flat["drop"] <= max_drop)
+    return {f"retention.{name}": value for name, value in flat.items()}
+
+
+def verdict(record: Retention) -> str:
+    """One sentence on the curve: whether weights between start and end would have been better."""
+    end, top = record.at(1.0), record.at(record.best)
+    figures = f"{100 * top.accuracy:.1f}% of {record.examples:,} validation examples right"
+    name = "the start itself" if top.alpha == 0 else f"alpha {top.alpha:g} of the way"
+    if record.best == 1.0:
+        return f"The fine-tuned weights are the best point of the curve: {figures}."
+    against = f"{figures} against {100 * end.accuracy:.1f}% at the end"
+    sure = "" if _p_value(top) < CERTAIN else ", too few to tell the two apart"
+    tally = f"{top.gained:,} only there, {top.lost:,} only at the end{sure}"
+    if record.used == record.best:
+        return f"The weights that were kept lie at {name}: {against} ({tally})."
+    return (
+        f"The best point is {name}: {against} ({tally}). "
+        "train.average_weights: blend_with_start would keep it."
+    )
+
+
+def told(known: Knowledge | None, max_drop: float | None, probe: str) -> str:
+    """One sentence on what the backbone still knows of what it knew."""
+    if known is None:
+        return "Nothing below the head learned: the backbone knows exactly what it knew."
+    change = f"{-100 * known.drop:+.1f}".replace("-", "−")
+    text = (
+        f"Its old head gives {100 * known.agreement:.1f}% of {known.examples:,} {probe} the same "
+        f"answer as before, and nearest neighbours are right {100 * known.knn_after:.1f}% of the "
+        f"time instead of {100 * known.knn_before:.1f}% ({change} points)"
+    )
+    if max_drop is None:
+        return f"{text}."
+    kept = "within" if known.drop <= max_drop else "beyond"
+    return f"{text}: {kept} the budget of a drop of {100 * max_drop:g} points."
+
+
+def about(known: Knowledge | None) -> dict[str, Any] | None:
+    return None if known is None else {**asdict(known), "drop": known.drop}
+
+
+def _p_value(point: Blend) -> float:
+    """Exact McNemar, two-sided (McNemar 1947); the choice of the point is not allowed for."""
+    from scipy.stats import binomtest
+
+    different = point.gained + point.lost
+    return float(binomtest(point.gained, different).pvalue) if different else 1.0

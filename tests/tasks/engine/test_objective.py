@@ -1,0 +1,80 @@
+"""What a step minimises: each option against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tasks.engine.objective import Objective
+from tasks.params import TrainParams
+
+COUNTS = torch.tensor([60, 30, 10])
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.4, 0.3], [-1.0, 0.0, 3.0], [0.0, 1.0, 0.0]])
+TARGETS = torch.tensor([0, 2, 2, 0])
+
+
+def objective(**params: object) -> Objective:
+    return Objective(TrainParams(label_smoothing=0.0, **params), COUNTS)
+
+
+def log_likelihoods() -> Tensor:
+    return LOGITS.log_softmax(1)[torch.arange(4), TARGETS]
+
+
+def test_by_itself_it_is_cross_entropy_with_smoothing() -> None:
+    smoothed = Objective(TrainParams(label_smoothing=0.2), COUNTS)(LOGITS, TARGETS)
+    wanted = functional.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2)
+    assert torch.equal(smoothed, wanted)
+
+
+def test_class_weights_are_inverse_frequencies() -> None:
+    weights = torch.tensor([100 / 180, 100 / 90, 100 / 30])[TARGETS]
+    wanted = -(weights * log_likelihoods()).sum() / weights.sum()
+    assert objective(balance="class_weights")(LOGITS, TARGETS).item() == pytest.approx(
+        wanted.item()
+    )
+
+
+def test_focal_loss_counts_less_what_is_right() -> None:
+    right = log_likelihoods().exp()
+    wanted = (-((1 - right) ** 2) * log_likelihoods()).mean()
+    assert objective(balance="focal")(LOGITS, TARGETS).item() == pytest.approx(wanted.item())
+    shares = functional.one_hot(TARGETS, 3).float()
+    assert objective(balance="focal")(LOGITS, shares).item() == pytest.approx(wanted.item())
+
+
+def test_balanced_sampling_draws_every_class_alike() -> None:
+    targets = torch.repeat_interleave(torch.arange(3), COUNTS).repeat(30)
+    drawn = objective(balance="sampling").order(targets, np.random.default_rng(0))
+    assert len(drawn) == len(targets)
+    shares = targets[torch.from_numpy(drawn)].bincount() / len(drawn)
+    assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+    plain = objective().order(targets, np.random.default_rng(0))
+    assert sorted(plain) == list(range(len(targets)))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 2, 6, 6)])
+def test_mixup_mixes_examples_and_targets_in_the_same_shares(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(3)
+    # Each example holds its own number, so that a mixture tells what it is made of.
+    inputs = torch.arange(4.0).view(4, *[1] * (len(shape) - 1)).expand(shape)
+    mixed, shares = objective(mix="mixup", mix_alpha=1.0).mixed(inputs, torch.tensor([0, 1, 2, 2]))
+    assert shares.sum(1).tolist() == pytest.approx([1.0] * 4)
+    assert not torch.equal(mixed, inputs)
+    values = mixed.flatten(1)[:, 0]
+    assert values.sum() == pytest.approx(6.0)  # a mixture with a permutation keeps the mean
+    assert torch.allclose(shares.sum(0), torch.tensor([1.0, 1.0, 2.0]))
+
+
+def test_cutmix_pastes_a_box_and_shares_by_its_area() -> None:
+    torch.manual_seed(1)
+    inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 8, 8)
+    cut = Objective(TrainParams(mix="cutmix", mix_alpha=1.0), torch.ones(4))
+    mixed, shares = cut.mixed(inputs, torch.arange(4))
+    for row in range(4):
+        areas = [(mixed[row, 0] == other).float().mean().item() for other in range(4)]
+        assert shares[row].tolist() == pytest.approx(areas)
+    assert any(len(mixed[row].unique()) == 2 for row in range(4))

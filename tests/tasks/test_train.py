@@ -1,0 +1,104 @@
+"""train: every strategy ends in a plain network, with its proof; the frozen part is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tasks.thaw_strategies
+from tasks import augment, embed, freeze, plugins, problems, select, train, tune
+from tasks.params import HeadParams, Params
+from tasks.records import Project, ThawPlan, TrainRun
+from tests.tasks import drawn_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Drawn pictures up to the choice of the backbone, with its real weights."""
+    torch.set_num_threads(1)
+    made = drawn_project.make(tmp_path_factory.mktemp("train") / "project")
+    params = settings()
+    augment.run(made, params)
+    embed.run(made, params, "mobilenet_v2")
+    select.run(made, params)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _without_a_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("tasks.tracking.start_drainer", lambda project: None)
+    monkeypatch.setattr("tasks.tracking.run_id", lambda *_, **__: None)
+    torch.set_num_threads(1)
+    yield
+
+
+def settings(**sections: dict[str, object]) -> Params:
+    train_section = {"epochs": 2, "batch_size": 6, **sections.pop("train", {})}
+    shape = {"image_size": 32, "views": 2}
+    return drawn_project.params(augment=shape, train=train_section, **sections)
+
+
+def trained(project: Project, params: Params) -> tuple[ThawPlan, TrainRun, dict[str, torch.Tensor]]:
+    freeze.run(project, params)
+    tune.run(project, params)
+    train.run(project, params)
+    return (
+        ThawPlan.read(project.thaw_plan),
+        TrainRun.read(project.train / "run.json"),
+        load_file(project.train / "weights.safetensors"),
+    )
+
+
+@pytest.mark.parametrize("strategy", plugins.names(tasks.thaw_strategies))
+def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str) -> None:
+    chosen = {"strategy": strategy, "layers": ["features.17"], "phase_epochs": 1}
+    plan, run, weights = trained(project, settings(freeze=chosen))
+    model, _ = plugins.load(problems, "image_classification").build("mobilenet_v2", 3, HeadParams())
+    model.load_state_dict(weights)  # strict: no adapter and no wrapper is left
+    assert run.frozen_before == run.frozen_after
+    assert list(run.frozen_before) == [f"{i} {p.name}" for i, p in enumerate(plan.phases, 1)]
+    loaded = plugins.load(problems, "image_classification").backbone(
+        "mobilenet_v2", settings().embed, project.root
+    )
+    before = loaded.model.state_dict()
+    moved = {
+        key
+        for key, value in weights.items()
+        if not key.startswith("classifier.") and not torch.equal(value, before[key])
+    }
+    line = [layer.name for layer in plan.layers].index(plan.thaw_line)
+    below = tuple(f"{layer.name}." for layer in plan.layers[:line])
+    assert not [key for key in moved if key.startswith(below)]
+    if strategy == "head_only":
+        assert not moved
+    matrices = [key for key in moved if weights[key].ndim > 1]
+    if strategy in ("norms_only", "biases_only"):
+        assert moved and not matrices
+    if strategy == "lora":
+        assert matrices
+    if strategy == "pattern":
+        assert moved and all(key.startswith("features.17.") for key in moved)
+
+
+def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Project) -> None:
+    _, first, _ = trained(project, settings(train={"learning_rate": 0.02}))
+    files = sorted((project.scratch / "prefix").glob("*.npy"))
+    _, second, _ = trained(project, settings(train={"learning_rate": 0.03}))
+    assert second.prefix_cached
+    assert sorted((project.scratch / "prefix").glob("*.npy")) == files
+    assert second.prefix_seconds > 0 and second.seconds >= second.prefix_seconds
+    assert first.frozen_before == second.frozen_before
+
+
+def test_the_cache_keeps_to_its_budget(project: Project) -> None:
+    trained(project, settings(freeze={"cache_gigabytes": 1e-6, "cache": "on"}))
+    assert not list((project.scratch / "prefix").glob("*.npy"))
+
+
+def test_recipes_of_all_kinds_train(project: Project) -> None:
+    recipe = {"mix": "cutmix", "balance": "class_weights", "schedule": "one_cycle"}
+    _, run, _ = trained(project, settings(train={**recipe, "micro_batch": 4}))
+    assert run.frozen_before == run.frozen_after and run.steps == 6
