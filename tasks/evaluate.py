@@ -14,13 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tasks import baselines, calibration, costs, evidence, files, metrics, plugins, report
+from tasks import (
+    baselines,
+    calibration,
+    costs,
+    evidence,
+    files,
+    metrics,
+    plugins,
+    report,
+    retention,
+)
 from tasks.baselines import Baseline
 from tasks.errors import DataError
 from tasks.metrics import Bootstrap, Floats, Ints
 from tasks.params import Params, TrainParams
 from tasks.progress import progress
 from tasks.records import DataSummary, Embedding, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
+from tasks.retention import Knowledge, Retention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +58,8 @@ def run(project: Project, params: Params) -> None:
         )
     logits, features = _forward(project, params, summary, manifest)
     probe = _linear_probe(project, manifest, features)
-    conclude(project, params, manifest, logits, probe)
+    known = _knowledge(project, params, len(summary.classes))
+    conclude(project, params, manifest, logits, probe, known)
     seconds = time.monotonic() - begun
     _write_metrics(project, params, seconds)
     report.write(project, params, seconds)
@@ -59,8 +71,12 @@ def conclude(
     manifest: pd.DataFrame,
     logits: dict[str, Floats],
     probe: Baseline,
+    known: Knowledge | None,
 ) -> None:
-    """Judge the logits [n, classes] of validation and test; write predictions and evaluation."""
+    """Judge the logits [n, classes] of validation and test; write predictions and evaluation.
+
+    `known`: what the backbone still knows; None when nothing below the head has moved.
+    """
     classes = DataSummary.read(project.summary).classes
     fitted = calibration.fit_temperature(logits["validation"], _targets(manifest, "validation"))
     temperature = evidence.plain(fitted)
@@ -80,6 +96,9 @@ def conclude(
             classes,
             _bootstrap(manifest, params),
             probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
+        ),
+        "retention": retention.judge(
+            Retention.read(project.train / "retention.json"), known, params.retention
         ),
     }
     files.write_json(project.evaluate / "evaluation.json", evaluation)
@@ -117,7 +136,7 @@ def _forward(
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")
     examples = problem.examples(project, policy, backbone)
-    model = _trained(project, problem, plan.backbone, len(summary.classes))
+    model, _ = _trained(project, problem, plan.backbone, len(summary.classes))
     frozen = _up_to_deepest(project, backbone, examples)
     size = params.embed.batch_size
     logits = {
@@ -130,15 +149,31 @@ def _forward(
     return {k: v.astype(np.float64) for k, v in logits.items()}, features
 
 
-def _trained(project: Project, problem: ModuleType, backbone: str, classes: int) -> nn.Module:
-    """The trained network, in evaluation mode."""
+def _trained(
+    project: Project, problem: ModuleType, backbone: str, classes: int
+) -> tuple[nn.Module, str]:
+    """The trained network, in evaluation mode, and the path of its head."""
     from safetensors.torch import load_file
 
     head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
     model: nn.Module
-    model, _ = problem.build(backbone, classes, head)
+    model, path = problem.build(backbone, classes, head)
     model.load_state_dict(load_file(project.train / "weights.safetensors"))
-    return model.eval()
+    return model.eval(), path
+
+
+def _knowledge(project: Project, params: Params, classes: int) -> Knowledge | None:
+    """What the trained backbone still knows of what `retention.probe` asks about."""
+    from tasks import probe
+
+    if params.retention.own_probe is None:  # training has asked about the validation images
+        return Retention.read(project.train / "retention.json").knowledge
+    import tasks.problems
+
+    plan = ThawPlan.read(project.thaw_plan)
+    problem = plugins.load(tasks.problems, params.problem)
+    model, head = _trained(project, problem, plan.backbone, classes)
+    return probe.ask(project, params, model, head)
 
 
 def _deepest(embedding: Embedding) -> str:
@@ -232,6 +267,7 @@ def _write_metrics(project: Project, params: Params, seconds: float) -> None:
             flat[f"baseline.{baseline['name']}.{name}"] = baseline[name]["value"]
     for name in ("seconds", "cpu_seconds", "prefix_seconds", "peak_anonymous_mb"):
         flat[f"train.{name}"] = getattr(trained, name)
+    flat |= evaluation["retention"]["figures"]
     before = costs.total_seconds(costs.before_evaluate(project, params))
     flat["run.seconds"] = round(before + seconds, 2)
     files.write_json(project.reports / "metrics.json", flat)

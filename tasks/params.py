@@ -152,7 +152,7 @@ class TrainParams(Section):
     epochs: Count = 8
     batch_size: Count = 32
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 0.01
     schedule: Literal["cosine", "one_cycle", "constant", "plateau"] = "cosine"
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -170,11 +170,19 @@ class TrainParams(Section):
 NEVER_CHANGES_A_RESULT = {"checkpoint_seconds"}  # of `TrainParams`: no part of what identifies one
 
 
+VALIDATION_IMAGES = "data/prepared/manifest.parquet"
+
+
 class RetentionParams(Section):
     """What the backbone must still know after training, and the images that it is asked about."""
 
-    probe: str = "data/prepared/manifest.parquet"
+    probe: str = VALIDATION_IMAGES
     max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @property
+    def own_probe(self) -> str | None:
+        """Data other than the project's validation images, if it is to be asked about."""
+        return None if self.probe == VALIDATION_IMAGES else self.probe
 
 
 class EvaluateParams(Section):

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks import files
+
+if TYPE_CHECKING:
+    from tasks.params import RetentionParams
 
 DIGITS = 6  # of figures in the record
 CERTAIN = 0.05  # p below which one set of weights is called better than another
@@ -119,10 +122,22 @@ def best(curve: list[Blend]) -> float:
     return max(curve, key=lambda point: (point.accuracy, -point.loss)).alpha
 
 
-def figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float]:
-    """Flat `retention.*` metrics; `within_budget` is there when a budget is set."""
+def judge(record: Retention, known: Knowledge | None, params: RetentionParams) -> dict[str, Any]:
+    """What metrics and report say, JSON-ready: `figures`, `knowledge` and `curve` in words.
+
+    `known`: of the probe images that were asked; None when nothing moved.
+    """
+    return {
+        "figures": _figures(known, params.max_drop),
+        "knowledge": _told(known, params),
+        "curve": _verdict(record) if record.curve else None,
+    }
+
+
+def _figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float]:
+    """Flat `retention.*` metrics; `within_budget` (1 or 0) is there when a budget is set."""
     if known is None:
-        flat: dict[str, float] = {"agreement": 1.0, "kl": 0.0, "overlap": 1.0, "drop": 0.0}
+        flat = {"agreement": 1.0, "kl": 0.0, "overlap": 1.0, "drop": 0.0}
     else:
         names = ("agreement", "kl", "overlap", "knn_before", "knn_after", "drop")
         flat = {name: getattr(known, name) for name in names}
@@ -131,47 +146,56 @@ def figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float]
     return {f"retention.{name}": value for name, value in flat.items()}
 
 
-def verdict(record: Retention) -> str:
-    """One sentence on the curve: whether weights between start and end would have been better."""
-    end, top = record.at(1.0), record.at(record.best)
-    figures = f"{100 * top.accuracy:.1f}% of {record.examples:,} validation examples right"
-    name = "the start itself" if top.alpha == 0 else f"alpha {top.alpha:g} of the way"
-    if record.best == 1.0:
-        return f"The fine-tuned weights are the best point of the curve: {figures}."
-    against = f"{figures} against {100 * end.accuracy:.1f}% at the end"
-    sure = "" if _p_value(top) < CERTAIN else ", too few to tell the two apart"
-    tally = f"{top.gained:,} only there, {top.lost:,} only at the end{sure}"
-    if record.used == record.best:
-        return f"The weights that were kept lie at {name}: {against} ({tally})."
-    return (
-        f"The best point is {name}: {against} ({tally}). "
-        "train.average_weights: blend_with_start would keep it."
-    )
-
-
-def told(known: Knowledge | None, max_drop: float | None, probe: str) -> str:
-    """One sentence on what the backbone still knows of what it knew."""
+def _told(known: Knowledge | None, params: RetentionParams) -> str:
+    """What the backbone still knows of what it knew."""
     if known is None:
-        return "Nothing below the head learned: the backbone knows exactly what it knew."
+        return "Nothing below the head learned, so the backbone knows exactly what it knew."
+    images = "validation images" if params.own_probe is None else f"images of {params.own_probe}"
     change = f"{-100 * known.drop:+.1f}".replace("-", "−")
     text = (
-        f"Its old head gives {100 * known.agreement:.1f}% of {known.examples:,} {probe} the same "
-        f"answer as before, and nearest neighbours are right {100 * known.knn_after:.1f}% of the "
-        f"time instead of {100 * known.knn_before:.1f}% ({change} points)"
+        f"Of {known.examples:,} {images}, the backbone’s old head gives {_percent(known.agreement)}"
+        f" the same answer as before, and their nearest neighbours are of their class "
+        f"{_percent(known.knn_after)} of the time, {_percent(known.knn_before)} before training "
+        f"({change} points)"
     )
-    if max_drop is None:
+    if params.max_drop is None:
         return f"{text}."
-    kept = "within" if known.drop <= max_drop else "beyond"
-    return f"{text}: {kept} the budget of a drop of {100 * max_drop:g} points."
+    if known.drop <= params.max_drop:
+        return f"{text}: within the budget of a drop of {100 * params.max_drop:g} points."
+    return (
+        f"{text}: beyond the budget of a drop of {100 * params.max_drop:g} points. A lower "
+        "freeze.learning_rate_fraction, a higher thaw line or train.average_weights: "
+        "blend_with_start keep more."
+    )
 
 
-def about(known: Knowledge | None) -> dict[str, Any] | None:
-    return None if known is None else {**asdict(known), "drop": known.drop}
+def _verdict(record: Retention) -> str:
+    """Whether weights between start and end are, or would have been, better than the end."""
+    end, top = record.at(1.0), record.at(record.best)
+    right = f"right on {_percent(top.accuracy)} of {record.examples:,} validation examples"
+    if record.best == 1.0:
+        return f"No point between start and end is better than the fine-tuned weights: {right}."
+    name = "the start" if top.alpha == 0 else f"alpha {top.alpha:g}"
+    sure = "" if _p_value(top) < CERTAIN else ", which does not tell the two apart"
+    against = (
+        f"{right}, the end on {_percent(end.accuracy)} ({top.gained:,} only at {name}, "
+        f"{top.lost:,} only at the end{sure})"
+    )
+    if record.used == record.best:
+        return f"The weights that were kept lie at {name}: {against}."
+    return (
+        f"On validation, {name} does better than the fine-tuned weights: {against}. "
+        "train.average_weights: blend_with_start keeps that point."
+    )
 
 
 def _p_value(point: Blend) -> float:
-    """Exact McNemar, two-sided (McNemar 1947); the choice of the point is not allowed for."""
+    """Exact McNemar, two-sided (McNemar 1947); that the point was chosen is not allowed for."""
     from scipy.stats import binomtest
 
     different = point.gained + point.lost
     return float(binomtest(point.gained, different).pvalue) if different else 1.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

@@ -20,9 +20,9 @@ VERSIONS = {
     "embed": 1,
     "select": 1,
     "freeze": 2,
-    "tune": 2,
-    "train": 1,
-    "evaluate": 1,
+    "tune": 3,
+    "train": 2,
+    "evaluate": 2,
     "package": 1,
 }
 

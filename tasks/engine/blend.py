@@ -12,7 +12,7 @@ computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import tasks.problems
 from tasks import plugins, retention
 from tasks.engine import heads
+from tasks.engine.device import Compute
 from tasks.engine.feeds import Feed
 from tasks.engine.network import Network
 from tasks.engine.pooling import Pool
@@ -116,7 +117,7 @@ class Way:
         compute = setup.compute
         example = compute.send(setup.examples.batch(setup.rows["train"][:1], 0))
         for part in (backbone.model, model):
-            part.to(compute.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+            part.to(compute.device, memory_format=torch.channels_last).eval()
         old = Network.of(chain(backbone.model, backbone.head, example))
         lines = [start(setup.plan.layers, phase) for phase in setup.plan.phases]
         lowest = int(np.argmin(lines))
@@ -140,18 +141,15 @@ class Way:
         self.go(alpha)
         asked = np.zeros(len(self.data.validation_targets), bool)
         asked[self.probe] = True
-        logits, features, predictions = [], [], []
+        logits, sights = [], []
         order = np.arange(len(asked))
         for chosen, top in self._tops(self.data.validation, order):
-            probes = top[torch.from_numpy(asked[chosen]).to(top.device)]
             with torch.no_grad(), self.setup.compute.autocast():
                 logits.append(self.network.modules[-1](top).float().cpu())
-                old = self.old_head(probes).float() if len(probes) else probes.new_zeros(0)
-            if len(probes):
-                features.append(Pool()(probes).cpu())
-                predictions.append(old.log_softmax(1).cpu())
-        sight = Sight(torch.cat(features).numpy(), torch.cat(predictions).numpy())
-        return Seen(torch.cat(logits), sight)
+            probes = torch.from_numpy(asked[chosen])
+            if probes.any():
+                sights.append(sight(top[probes.to(top.device)], self.old_head, self.setup.compute))
+        return Seen(torch.cat(logits), joined(sights))
 
     def go(self, alpha: float) -> None:
         """Bring the network to a point; in between, batch norms that moved are measured again."""
@@ -226,6 +224,20 @@ class Way:
             with torch.no_grad(), self.setup.compute.autocast():
                 top = body(inputs)
             yield chosen, top
+
+
+def sight(top: Tensor, old_head: nn.Module, compute: Compute) -> Sight:
+    """What reaches the head for some images [n, …], and what the old head makes of it."""
+    with torch.no_grad(), compute.autocast():
+        predictions = old_head(top).float().log_softmax(1)
+    return Sight(Pool()(top).cpu().numpy(), predictions.cpu().numpy())
+
+
+def joined(parts: Sequence[Sight]) -> Sight:
+    return Sight(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.predictions for part in parts]),
+    )
 
 
 def _within(key: str, path: str) -> bool:

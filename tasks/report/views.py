@@ -20,6 +20,7 @@ from tasks.records import (
     ViewPolicy,
 )
 from tasks.report import charts, formats
+from tasks.retention import Retention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +56,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "plan": plan,
         "layers": layers(plan, tuning.train["learning_rate"]),
         "tuning": tuning,
+        "retention": retention(Retention.read(project.train / "retention.json")),
         "data": data(DataSummary.read(project.summary)),
         "stages": stages(project, params, seconds),
         "run": TrainRun.read(project.train / "run.json"),
@@ -229,6 +231,26 @@ def layers(plan: ThawPlan, learning_rate: float) -> list[Values]:
             }
         )
     return rows
+
+
+def retention(record: Retention) -> Values:
+    """The curve from the pretrained to the fine-tuned weights: two charts and their points."""
+
+    def chart(title: str, kind: str, name: str) -> Values:
+        points = [(point.alpha, getattr(point, kind)) for point in record.curve]
+        axis = charts.axis([value for _, value in points], 190, 14)
+        return {"title": title, "series": [charts.Series(name, kind, points)], "y": axis}
+
+    return {
+        "curve": record.curve,
+        "best": record.best,
+        "used": record.used,
+        "x": charts.Axis(0, 1, 44, 408, (0.0, 0.25, 0.5, 0.75, 1.0)),
+        "charts": [
+            chart("Accuracy", "accuracy", "validation"),
+            chart("Agreement", "agreement", "with the old predictions"),
+        ],
+    }
 
 
 def data(summary: DataSummary) -> Values:

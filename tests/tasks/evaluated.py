@@ -27,6 +27,7 @@ from tasks.records import (
     Tuning,
     ViewPolicy,
 )
+from tasks.retention import Blend, Knowledge, Retention
 
 DIGEST = "5d41402abc4b2a76b9719d911017c592" * 2
 LAYERS = [
@@ -44,7 +45,8 @@ def write(root: Path, classes: list[str], examples: int = 600, skill: float = 3.
     probe = _logits(manifest, len(classes), skill, 2)["test"].argmax(axis=1)
     title = "A linear probe on the frozen backbone"
     baseline = Baseline("linear_probe", title, probe, {"C": 0.01, "features": 1280})
-    evaluate.conclude(project, settings, manifest, logits, baseline)
+    known = Retention.read(project.train / "retention.json").knowledge
+    evaluate.conclude(project, settings, manifest, logits, baseline, known)
     return project
 
 
@@ -183,6 +185,19 @@ def _training(project: Project) -> None:
         peak_anonymous_mb=612.5, device="cpu", precision="float32", threads=2,
         versions={"torch": "2.14.1", "torchvision": "0.29.1"},
     ).write(project.train / "run.json")  # fmt: skip
+    Retention(
+        knowledge=Knowledge(120, 0.325, 1.71, 0.75, 0.775, 0.41),
+        curve=[
+            Blend(0.0, 0.76, 0.72, 1.0, 6, 14),
+            Blend(0.25, 0.8, 0.61, 0.83, 6, 9),
+            Blend(0.5, 0.85, 0.52, 0.61, 5, 2),
+            Blend(0.75, 0.84, 0.5, 0.44, 3, 1),
+            Blend(1.0, 0.825, 0.55, 0.325, 0, 0),
+        ],
+        best=0.5,
+        used=1.0,
+        examples=120,
+    ).write(project.train / "retention.json")
     for stage, seconds in (("prepare", 6.2), ("embed@mobilenet_v2", 21.5), ("train", 44.0)):
         cost = {"stage": stage, "seconds": seconds, "cpu_seconds": 2 * seconds, "peak_mb": 700.1}
         files.write_json(project.scratch / f"stages/{stage}.json", cost)

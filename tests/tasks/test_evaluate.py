@@ -69,6 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def trained(project: Project, params: Params) -> None:
     """What the stage `train` leaves, by the same engine, without its tracking."""
+    from tasks.engine import blend
     from tasks.engine.setup import Setup
 
     settings = TrainParams.model_validate(Tuning.read(project.tuning).train)
@@ -77,7 +78,9 @@ def trained(project: Project, params: Params) -> None:
     setup.init_head()
     state = trainer.fit(setup.data)
     project.train.mkdir()
-    save_file(setup.model_state(), project.train / "weights.safetensors")
+    retained, weights = blend.run(setup, setup.model_state())
+    retained.write(project.train / "retention.json")
+    save_file(weights, project.train / "weights.safetensors")
     pd.DataFrame(state.history).to_csv(project.train / "history.csv", index=False)
     TrainRun(
         run_key="key", mlflow_run_id=None, resumed_from_step=0, steps=state.step,

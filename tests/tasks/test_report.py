@@ -19,7 +19,7 @@ HOSTILE = "<script>alert(1)</script>"
 CLASSES = ["衬衫", HOSTILE, '"quoted" & {{ 7 * 7 }}', "trouser"]
 SECTIONS = """
 headline figures learning confusion classes calibration mistakes augmentation backbone thaw
-tuning data cost provenance
+tuning retention data cost provenance
 """
 
 
@@ -104,7 +104,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
     pictures = [a for tag, a in page.elements if tag == "img"]
     assert len(pictures) == 24 + 1  # mistakes and the preview of the augmentation
     assert all(a.get("alt") for a in pictures)
-    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 4
+    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 6
     for told in (
         "above the thaw line",  # a phase
         "0.000444",  # the rate of a thawed layer: 0.01 · 0.1 · 0.85⁵
