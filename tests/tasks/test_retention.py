@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,19 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import entropy
 from torch import Tensor
 
-from tasks import augment, embed, evaluate, files, freeze, retention, select, train, tune
+from flows import repository
+from tasks import (
+    augment,
+    embed,
+    evaluate,
+    files,
+    freeze,
+    params_file,
+    retention,
+    select,
+    train,
+    tune,
+)
 from tasks.engine import blend
 from tasks.engine.setup import Setup
 from tasks.engine.state import State
@@ -405,3 +418,25 @@ def test_images_of_ones_own_can_be_asked_about(written: Project) -> None:
 def test_a_probe_that_cannot_be_used_is_one_clear_sentence(written: Project) -> None:
     with pytest.raises(DataError, match=r"^retention\.probe: no such place"):
         evaluate.run(written, parameters(written.root, retention={"probe": "no such place"}))
+
+
+def test_evaluation_alone_depends_on_the_images_that_are_asked_about(tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    for name in ("params.yaml", "code.yaml", "dvc.yaml"):
+        shutil.copy(Path(__file__).parents[2] / name, tmp_path)
+    Repo.init(str(tmp_path), no_scm=True).close()
+    before, after = (_dependents(Project(tmp_path), probe) for probe in (None, "old classes"))
+    assert before == set() and after == {"evaluate"}
+
+
+def _dependents(project: Project, probe: str | None) -> set[str]:
+    """The stages that depend on the folder `old classes`."""
+    if probe:
+        params_file.set_values(project.root, [f"retention.probe={probe}"])
+    with repository.opened(project) as repo:
+        return {
+            stage.addressing
+            for stage in repo.index.stages
+            if any(dep.def_path == "old classes" for dep in stage.deps)
+        }
