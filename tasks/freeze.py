@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import tasks.thaw_strategies
 from tasks import plugins
 from tasks.errors import ThawlineError
-from tasks.params import FreezeParams, Params
+from tasks.params import FreezeParams, Params, TrainParams
 from tasks.records import Layer, Phase, Project, Selection, ThawPlan, ViewPolicy
 
 # Below so many multiply-adds for each byte at the thaw line, reading the kept byte back takes
@@ -22,17 +22,44 @@ def run(project: Project, params: Params) -> None:
     """Write the thaw plan of the selected backbone."""
     selection = Selection.read(project.selection)
     policy = ViewPolicy.read(project.augment / "policy.json")
-    make(selection, params.freeze, policy).write(project.thaw_plan)
+    strategy = plugins.load(tasks.thaw_strategies, params.freeze.strategy)
+    if not hasattr(strategy, "candidates"):
+        make(selection, params.freeze, policy).write(project.thaw_plan)
+        return
+    plans = [
+        make(selection, params.freeze, policy, phases)
+        for phases in strategy.candidates(selection.layers, params.freeze)
+    ]
+    _raced(project, params, plans).write(project.thaw_plan)
 
 
-def make(selection: Selection, params: FreezeParams, policy: ViewPolicy) -> ThawPlan:
-    """Plan the phases and decide what is worth keeping.
+def _raced(project: Project, params: Params, plans: Sequence[ThawPlan]) -> ThawPlan:
+    """The plan that does best in a short race with the default recipe."""
+    from tasks import race
+    from tasks.engine.setup import Setup
+
+    setup = Setup.make(project, params, plans[0], TrainParams())
+    entrants = [race.Entrant(p.thaw_line, p, TrainParams()) for p in plans]
+    standings = race.run(setup, entrants)
+    chosen = race.winner(standings)
+    why = f"{plans[chosen].why}; validation loss in a short race: {race.told(standings)}"
+    return replace(plans[chosen], race=standings, why=why)
+
+
+def make(
+    selection: Selection,
+    params: FreezeParams,
+    policy: ViewPolicy,
+    phases: Sequence[Phase] | None = None,
+) -> ThawPlan:
+    """Complete the phases of the strategy, or those given, and decide what is worth keeping.
 
     Raises `UnknownName` for a strategy that does not exist and `ThawlineError` when a glob matches
     no layer, or when `freeze.cache: on` meets a strategy that leaves nothing to cache.
     """
     layers = selection.layers
-    phases = plugins.load(tasks.thaw_strategies, params.strategy).plan(layers, params)
+    if phases is None:
+        phases = plugins.load(tasks.thaw_strategies, params.strategy).plan(layers, params)
     phases = _overridden(phases, layers, params.learning_rates)
     lines = [start(layers, phase) for phase in phases]
     if lines != sorted(lines, reverse=True):

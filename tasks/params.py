@@ -8,13 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tasks.errors import nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+NUMBER = "number"  # the tag by which errors tell a number from `auto`
+NumberOrAuto = Annotated[
+    Annotated[float, Field(gt=0, le=1), Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
+]
 
 
 class Section(BaseModel):
@@ -152,7 +166,7 @@ class TrainParams(Section):
     epochs: Count = 8
     batch_size: Count = 32
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 0.01
+    learning_rate: NumberOrAuto = 0.01
     schedule: Literal["cosine", "one_cycle", "constant", "plateau"] = "cosine"
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks import files
 from tasks.errors import ParamsError, nearest
-from tasks.params import Params, key_paths
+from tasks.params import NUMBER, Params, key_paths
 
 PARAMS_FILE = "params.yaml"
 MAX_BYTES = 1_000_000  # a params file is written by hand; more is a mistake or an attack
@@ -116,7 +116,7 @@ def _null(representer: Any, _: None) -> Any:
 
 def _explain(problem: Any) -> str:
     """One line for one pydantic error, naming the key path."""
-    path = ".".join(str(part) for part in problem["loc"])
+    path = ".".join(str(part) for part in problem["loc"] if part != NUMBER)
     kind, message, value = problem["type"], problem["msg"], problem["input"]
     if kind == "extra_forbidden":
         siblings = _fields_at(problem["loc"][:-1])

@@ -248,6 +248,7 @@ class ThawPlan:
     batch_norm: Literal["train", "frozen"]
     why: str
     lora_rank: int = 8  # where a phase learns by `lora`
+    race: list[dict[str, Any]] = field(default_factory=list)  # of `auto`: how each depth did
 
     @classmethod
     def read(cls, path: Path) -> ThawPlan:

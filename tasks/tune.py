@@ -12,7 +12,17 @@ from tasks.errors import ThawlineError
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, SearchRange, TrainParams
 from tasks.params import replace as replace_params
 from tasks.progress import progress
-from tasks.records import DataSummary, Embedding, Phase, Project, Selection, Tuning
+from tasks.records import (
+    DataSummary,
+    Embedding,
+    Phase,
+    Project,
+    Selection,
+    ThawPlan,
+    Tuning,
+)
+
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of `train.learning_rate: auto`
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +32,12 @@ if TYPE_CHECKING:
 
 def run(project: Project, params: Params) -> None:
     """Write the merged training parameters and the evidence behind what was tuned."""
+    params, raced, why_rate = _rate(project, params)
+    rates = {"train.learning_rate": float(params.train.learning_rate)} if raced else {}
     written = params.train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
     if not params.tune.trials:
-        Tuning(written, {}, [], "not tuned: tune.trials is 0").write(project.tuning)
+        why = why_rate or "not tuned: tune.trials is 0"
+        Tuning(written, rates, raced, why).write(project.tuning)
         return
     trials = _search(project, params)
     if not trials:
@@ -36,7 +49,32 @@ def run(project: Project, params: Params) -> None:
         f"trial {best['number']} of {len(trials)} has the lowest validation loss "
         f"({best['validation_loss']:.4f}): {changed}"
     )
-    Tuning(tuned, best["values"], trials, why).write(project.tuning)
+    Tuning(tuned, {**rates, **best["values"]}, trials, f"{why}; {why_rate}".rstrip("; ")).write(
+        project.tuning
+    )
+
+
+def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]], str]:
+    """The parameters with a rate in place of `auto`, the standings of the race, and why."""
+    if params.train.learning_rate != "auto":
+        return params, [], ""
+    from tasks import race
+    from tasks.engine.setup import Setup
+
+    plan = ThawPlan.read(project.thaw_plan)
+    entrants = [
+        race.Entrant(f"{rate:g}", plan, params.train.model_copy(update={"learning_rate": rate}))
+        for rate in RATES
+    ]
+    setup = Setup.make(project, params, plan, entrants[0].settings)
+    standings = race.run(setup, entrants)
+    rate = RATES[race.winner(standings)]
+    trials = [
+        {"number": number, "values": {"train.learning_rate": tried}, **row}
+        for number, (tried, row) in enumerate(zip(RATES, standings, strict=True))
+    ]
+    why = f"of {len(RATES)} rates, {rate:g} has the lowest validation loss in a short race"
+    return replace_params(params, {"train.learning_rate": rate}), trials, why
 
 
 def _search(project: Project, params: Params) -> list[dict[str, Any]]:

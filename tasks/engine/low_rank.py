@@ -45,7 +45,7 @@ def merge(network: Network) -> None:
     for module in network.modules:
         wrapped = [(path, part) for path, part in module.named_modules() if _is_wrapper(part)]
         for path, part in wrapped:
-            part.merge()  # type: ignore[operator]
+            part.merge()
             module.set_submodule(path, part.get_base_layer())
 
 

@@ -37,6 +37,9 @@ class PhaseRun:
         self.state, self.params = trainer.state, trainer.params
         self.network, self.compute = trainer.network, trainer.compute
         self.phase = trainer.phases[index]
+        if self.params.learning_rate == "auto":
+            raise ValueError("tune puts a number in place of learning_rate: auto")
+        self.rate = self.params.learning_rate
         self.name = f"{index + 1} {self.phase.name}"
         self.learned = set(self.phase.learning_rates)
         self.start = min(self.network.index(name) for name in self.learned)
@@ -246,7 +249,7 @@ class PhaseRun:
                     rate = self.phase.learning_rates[name]
                     groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
         fused = self.compute.device.type in ("cuda", "cpu")
-        return torch.optim.AdamW(groups, lr=self.params.learning_rate, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.rate, fused=fused)
 
     def _set_rates(self) -> float:
         """Set each group's rate for this step; returns the head's."""
@@ -258,8 +261,8 @@ class PhaseRun:
             self._losses(),
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.params.learning_rate * group["rate"] * factor
-        return self.params.learning_rate * factor
+            group["lr"] = self.rate * group["rate"] * factor
+        return self.rate * factor
 
     def _losses(self) -> list[float]:
         """Validation losses of this phase's finished epochs."""

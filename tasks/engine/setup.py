@@ -105,6 +105,12 @@ class Setup:
             digest=files.sha256_file(project.manifest),
         )
 
+    def racing(self, plan: ThawPlan, settings: TrainParams) -> Setup:
+        """The same network and data for another plan and recipe."""
+        return replace(
+            self, plan=plan, settings=settings, prefix_seconds=0.0, prefix_cpu_seconds=0.0, _data={}
+        )
+
     @property
     def prefix_folder(self) -> Path:
         return self.project.scratch / "prefix"

@@ -3,4 +3,7 @@
 A strategy is a module with `plan(layers, params) -> list[Phase]`: which layers learn in which
 phase and how fast. It sees the names and costs of layers (the last one is `head`), so it needs no
 torch. Rates are relative to `train.learning_rate`.
+
+A strategy that must try has `candidates(layers, params) -> list[list[Phase]]` instead: the freeze
+stage races them.
 """

@@ -14,7 +14,7 @@ from tasks import freeze, plugins
 from tasks.errors import ThawlineError, UnknownName
 from tasks.params import FreezeParams
 from tasks.records import Layer, Phase, Selection, ThawPlan, ViewPolicy
-from tasks.thaw_strategies import last_blocks
+from tasks.thaw_strategies import auto, last_blocks
 
 COSTS = [30, 20, 10, 20, 10, 9, 1]
 NAMES = ["stem", "block1", "block2", "block3", "block4", "block5", "head"]
@@ -37,7 +37,10 @@ def test_there_are_strategies() -> None:
     assert {"head_only", "last_blocks", "head_then_all", "gradual", "all", "pattern"} <= set(known)
 
 
-@pytest.mark.parametrize("strategy", plugins.names(tasks.thaw_strategies))
+PLANNED = [n for n in plugins.names(tasks.thaw_strategies) if n != "auto"]
+
+
+@pytest.mark.parametrize("strategy", PLANNED)
 class TestEveryStrategy:
     def test_names_layers_that_exist_with_rates_that_make_sense(self, strategy: str) -> None:
         for phase in plan(strategy=strategy).phases:
@@ -133,6 +136,15 @@ def test_a_part_of_the_layers_above_the_line_learns(strategy: str, learns: str) 
     made = plan(strategy=strategy, thaw_fraction=0.2)
     assert (made.thaw_line, made.phases[0].learns, made.cache) == ("block4", learns, True)
     assert "nothing to cache" in plan(strategy=strategy, thaw_fraction=1).why
+
+
+def test_auto_races_ever_deeper_lines_up_to_the_fraction() -> None:
+    def lines(fraction: float) -> list[str]:
+        params = FreezeParams(strategy="auto", thaw_fraction=fraction)
+        return [next(iter(p.learning_rates)) for (p,) in auto.candidates(LAYERS, params)]
+
+    assert lines(1.0) == ["head", "block5", "block4", "block2", "block1", "stem"]
+    assert lines(0.2) == ["head", "block5", "block4"]
 
 
 def test_a_pattern_thaws_what_it_names() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import tasks.thaw_strategies
 from tasks import augment, embed, freeze, plugins, problems, select, train, tune
 from tasks.params import HeadParams, Params
-from tasks.records import Project, ThawPlan, TrainRun
+from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tests.tasks import drawn_project
 
 
@@ -81,6 +81,25 @@ def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str)
         assert matrices
     if strategy == "pattern":
         assert moved and all(key.startswith("features.17.") for key in moved)
+
+
+def test_auto_takes_the_depth_and_the_rate_that_did_best(project: Project) -> None:
+    chosen = settings(
+        freeze={"strategy": "auto", "thaw_fraction": 0.5}, train={"learning_rate": "auto"}
+    )
+    plan, _, _ = trained(project, chosen)
+    losses = [row["validation_loss"] for row in plan.race]
+    assert len(losses) == 3
+    assert plan.race[losses.index(min(losses))]["name"] == plan.thaw_line
+    assert "short race" in plan.why
+    tuning = Tuning.read(project.tuning)
+    tried = {
+        trial["values"]["train.learning_rate"]: trial["validation_loss"] for trial in tuning.trials
+    }
+    assert set(tried) == set(tune.RATES)
+    best = min(tried, key=lambda rate: tried[rate])
+    assert tuning.changed == {"train.learning_rate": best}
+    assert tuning.train["learning_rate"] == best
 
 
 def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Project) -> None:

@@ -237,6 +237,7 @@ def same_end(whole: Path, other: Path) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_fifty_sigkills_change_nothing(tmp_path: Path) -> None:
     epochs = 60
     assert run_program(tmp_path / "whole", epochs).wait() == 0
