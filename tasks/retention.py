@@ -184,7 +184,7 @@ def _verdict(record: Retention) -> str:
     if record.used == record.best:
         return f"The weights that were kept lie at {name}: {against}."
     return (
-        f"On validation, {name} does better than the fine-tuned weights: {against}. "
+        f"On validation, {name} is ahead of the fine-tuned weights: {against}. "
         "train.average_weights: blend_with_start keeps that point."
     )
 

@@ -236,8 +236,8 @@ def layers(plan: ThawPlan, learning_rate: float) -> list[Values]:
 def retention(record: Retention) -> Values:
     """The curve from the pretrained to the fine-tuned weights: two charts and their points."""
 
-    def chart(title: str, kind: str, name: str) -> Values:
-        points = [(point.alpha, getattr(point, kind)) for point in record.curve]
+    def chart(title: str, figure: str, kind: str, name: str) -> Values:
+        points = [(point.alpha, getattr(point, figure)) for point in record.curve]
         axis = charts.axis([value for _, value in points], 190, 14)
         return {"title": title, "series": [charts.Series(name, kind, points)], "y": axis}
 
@@ -247,8 +247,8 @@ def retention(record: Retention) -> Values:
         "used": record.used,
         "x": charts.Axis(0, 1, 44, 408, (0.0, 0.25, 0.5, 0.75, 1.0)),
         "charts": [
-            chart("Accuracy", "accuracy", "validation"),
-            chart("Agreement", "agreement", "with the old predictions"),
+            chart("Accuracy", "accuracy", "validation_accuracy", "validation"),
+            chart("Agreement", "agreement", "agreement", "with the old predictions"),
         ],
     }
 

@@ -117,6 +117,8 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],
         "torch 2.14.1",
+        "alpha 0.5 is ahead of the fine-tuned weights: right on 85.0% of 120",
+        "32.5% the same answer as before",
     ):
         assert told in page.text, told
 

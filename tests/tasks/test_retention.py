@@ -214,7 +214,7 @@ def test_a_better_blend_is_named_and_kept_when_asked(
     assert (shown.used, weights is spoiled) == (1.0, True)
     assert shown.best < 1 and shown.at(shown.best).accuracy > shown.at(1.0).accuracy + 0.1
     told = retention.judge(shown, shown.knowledge, RetentionParams())["curve"]
-    assert "does better" in told and "blend_with_start keeps that point" in told
+    assert "is ahead" in told and "blend_with_start keeps that point" in told
     settings = setup.settings.model_copy(update={"average_weights": "blend_with_start"})
     kept, weights = blend.run(replace(setup, settings=settings), spoiled)
     assert kept.curve == shown.curve and kept.used == shown.best
