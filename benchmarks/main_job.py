@@ -1,15 +1,12 @@
 """The main job in a fresh clone: seconds of each stage, of all, and of a run without work.
 
-    .venv/bin/python benchmarks/main_job.py [RUNS]   # about 3 minutes a run on 2 quiet cores
+    .venv/bin/python -m benchmarks.main_job [RUNS]   # about 3 minutes a run on 2 quiet cores
 
 Writes benchmarks/results/main_job.json and main_job.md. The environment is not counted.
 """
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,10 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_file import ROOT, Results
 from tasks import files
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 THAWLINE = str(Path(sys.executable).parent / "thawline")
 METRICS = (
     "test.accuracy",
@@ -56,17 +52,13 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
+    results = Results("main_job", "The main job in a fresh clone")
     runs = []
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 1):
         runs.append(measure())
         print(runs[-1], flush=True)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    date = datetime.date.today().isoformat()
-    files.write_json(RESULTS / "main_job.json", {"machine": machine, "date": date, "runs": runs})
     lines = [
-        "# The main job in a fresh clone",
-        "",
-        f"`benchmarks/main_job.py`, {date}, {machine}, {len(runs)} run(s), medians.",
+        f"Medians of {len(runs)} run(s).",
         "",
         "| what | seconds |",
         "|---|---|",
@@ -80,7 +72,7 @@ def main() -> None:
         f"| {name} | {statistics.median(run['metrics'][name] for run in runs):.3f} |"
         for name in METRICS
     ]
-    (RESULTS / "main_job.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    results.write({"runs": runs}, lines)
 
 
 if __name__ == "__main__":

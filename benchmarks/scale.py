@@ -1,6 +1,6 @@
 """How prepare, augment and embed grow: full Fashion-MNIST (70,000 images) against 7,000 of it.
 
-    .venv/bin/python benchmarks/scale.py            # about 10 minutes on 2 cores
+    .venv/bin/python -m benchmarks.scale            # about 10 minutes on 2 cores
 
 Writes benchmarks/results/scale.json and scale.md: images a second and peak anonymous memory (what
 a process allocated, without mapped files) of each stage, both sizes in one run.
@@ -8,23 +8,19 @@ a process allocated, without mapped files) of each stage, both sizes in one run.
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
 
-from tasks import catalogue, files, params_file
-from tasks.records import DataSummary, Project
+from benchmarks import projects
+from benchmarks.results_file import Results
+from tasks import catalogue
+from tasks.records import DataSummary
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 STAGES = ("prepare", "augment", "embed@mobilenet_v2")
 SIZES = (7_000, 70_000)
 
@@ -32,8 +28,7 @@ SIZES = (7_000, 70_000)
 def measure(root: Path, stage: str) -> dict[str, float]:
     """Run one stage as DVC would, without DVC; sample its anonymous memory."""
     begun, peak = time.perf_counter(), 0.0
-    command = [str(Path(sys.executable).parent / "thawline"), "stage", stage]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
+    process = projects.start(root, stage)
     while process.poll() is None:
         peak = max(peak, anonymous_mb(process.pid))
         time.sleep(0.05)
@@ -55,15 +50,6 @@ def anonymous_mb(pid: int) -> float:
     return total
 
 
-def project_of(folder: Path, data: Path) -> Project:
-    """A project folder with the repository's parameters on other data."""
-    folder.mkdir()
-    for name in ("params.yaml", "code.yaml", "dvc.yaml"):
-        (folder / name).write_bytes((ROOT / name).read_bytes())
-    params_file.set_values(folder, [f"prepare.data={data}"])
-    return Project(folder)
-
-
 def subset(whole: Path, count: int, path: Path) -> Path:
     """Every so manieth row of a Parquet file, so that splits and classes keep their shares."""
     frame = pd.read_parquet(whole)
@@ -72,13 +58,14 @@ def subset(whole: Path, count: int, path: Path) -> Path:
 
 
 def main() -> None:
+    results = Results("scale", "Scale: 7,000 and 70,000 images of Fashion-MNIST")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         whole = catalogue.fetch_data("fashion_mnist", scratch)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for size in SIZES:
             data = whole if size == max(SIZES) else subset(whole, size, scratch / f"{size}.parquet")
-            project = project_of(scratch / str(size), data)
+            project = projects.made(scratch / str(size), data)
             for stage in STAGES:
                 found = measure(project.root, stage)
                 images = size
@@ -87,18 +74,13 @@ def main() -> None:
                     images = sum(sum(c.values()) for s, c in counts.items() if s != "test")
                 rows.append({"stage": stage, "images": images, **found})
                 print(rows[-1], flush=True)
-    write(rows)
+    results.write({"rows": rows}, table(rows))
 
 
-def write(rows: list[dict[str, float]]) -> None:
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    date = datetime.date.today().isoformat()
-    files.write_json(RESULTS / "scale.json", {"machine": machine, "date": date, "rows": rows})
+def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "# Scale: 7,000 and 70,000 images of Fashion-MNIST",
-        "",
-        f"`benchmarks/scale.py`, {date}, {machine}; 96 pixels. Start-up (imports) is counted in",
-        "seconds; `embed` works on train and validation only.",
+        "96 pixels. Start-up (imports) is counted in seconds; `embed` works on train and",
+        "validation only.",
         "",
         "| stage | images | seconds | images/s | peak anonymous MiB | against the smaller |",
         "|---|---|---|---|---|---|",
@@ -112,7 +94,7 @@ def write(rows: list[dict[str, float]]) -> None:
                 f"{row['images'] / row['seconds']:,.0f} | {row['peak_anonymous_mb']:.0f} | "
                 f"{'' if row is small else f'{ratio:.2f}×'} |"
             )
-    (RESULTS / "scale.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return lines
 
 
 if __name__ == "__main__":

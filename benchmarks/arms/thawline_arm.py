@@ -1,0 +1,60 @@
+"""One training by Thawline: the stages of a real project, from its augmentation to its metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import projects
+from benchmarks.arms.data import BACKBONE, Data
+from benchmarks.arms.measured import Measured
+from tasks import files
+
+BEFORE = (f"embed@{BACKBONE}", "select")  # stages that a pipeline runs once, before any training
+PHASES = ("augment", "freeze", "tune", "train", "evaluate")
+
+
+def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
+    """Train with some parameters changed from those of the project, and put them back.
+
+    CPU seconds are `train.cpu_seconds`: the frozen prefix is computed anew and charged.
+    """
+    root = data.project.root
+    params = (root / "params.yaml").read_bytes()
+    try:
+        projects.change(root, {"seed": seed, **settings})
+        projects.forget(root)
+        projects.run(root, *PHASES)
+    finally:
+        (root / "params.yaml").write_bytes(params)
+    projects.wait_for_tracking(root)
+    metrics = files.read_json(data.project.reports / "metrics.json")
+    trained = files.read_json(data.project.train / "run.json")
+    history = pd.read_csv(data.project.train / "history.csv").set_index("epoch")
+    best = history.loc[trained["best_epoch"]]
+    right = _right(data)
+    Measured(
+        validation_accuracy=float(best["validation_accuracy"]),
+        validation_loss=float(best["validation_loss"]),
+        test_accuracy=float(right.mean()),
+        seconds=metrics["train.seconds"],
+        cpu_seconds=metrics["train.cpu_seconds"],
+        notes={
+            "precision": trained["precision"],
+            "steps": trained["steps"],
+            "prefix_seconds": metrics["train.prefix_seconds"],
+            "thaw_line": files.read_json(data.project.thaw_plan)["thaw_line"],
+            "stages": {name: projects.cost(root, name) for name in (*BEFORE, *PHASES)},
+        },
+    ).write(path, right)
+
+
+def _right(data: Data) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which test examples were right, in the order of the manifest."""
+    predictions = pd.read_parquet(data.project.evaluate / "predictions.parquet").set_index("id")
+    manifest = pd.read_parquet(data.project.manifest, columns=["id", "split"])
+    tested = predictions.loc[manifest["id"][manifest["split"] == "test"]]
+    return np.asarray(tested["label"] == tested["predicted"], np.bool_)

@@ -1,0 +1,240 @@
+"""Accuracy against CPU seconds: Thawline beside fastai and plain PyTorch.
+
+    python3 -m venv ~/fastai && ~/fastai/bin/pip install -r benchmarks/fastai-requirements.txt
+    .venv/bin/python -m benchmarks.peers --fastai-python ~/fastai/bin/python    # about 2 hours
+    .venv/bin/python -m benchmarks.peers --fastai-python ~/fastai/bin/python --quick   # 2 minutes
+
+All arms start from the same MobileNetV2 weights, train on the same images in the same size with 2
+threads, choose on the same validation part and are tested on the same images. CPU seconds are
+those of the training process and its children from decoded images in memory (Thawline: in its
+store) to the final weights; imports, decoding and the evaluation on test are left out for all.
+
+First each peer is tuned: with seed 0 every setting of its grid, the best chosen on validation (for
+fastai: the best rate for each number of epochs). Then each chosen arm runs with every seed, all
+arms with one seed before the next seed begins. Finished runs are kept below --work and not
+repeated, so a stopped benchmark goes on where it was. Writes peers.json, peers.md and peers.svg
+into benchmarks/results (with --quick into --work).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers_report
+from benchmarks.arms import data as peer_data
+from benchmarks.arms.data import Data
+from benchmarks.arms.runner import Arm, Run, Runner
+from benchmarks.arms.thawline_arm import BEFORE
+from benchmarks.peers_report import Summary
+from benchmarks.results_file import RESULTS, Results, commit
+from tasks import catalogue
+
+PRECISIONS = ("float32", "bfloat16")
+FASTAI = {"epochs": (1, 2, 5, 10), "base_lr": (5e-4, 2e-3, 5e-3, 1e-2)}
+PYTORCH = {
+    "all": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
+    "line": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
+    "head": {"epochs": (50,), "learning_rate": (0.01, 0.03, 0.1)},
+}
+PYTORCH_LABELS = {
+    "all": "PyTorch, everything",
+    "line": "PyTorch, Thawline's line, no cache",
+    "head": "PyTorch, linear head",
+}
+THAWLINE: dict[str, dict[str, Any]] = {
+    "default": {},
+    "head_only": {"freeze.strategy": "head_only"},
+    "thaw_fraction 0.25": {"freeze.thaw_fraction": 0.25},
+    "thaw_fraction 0.75": {"freeze.thaw_fraction": 0.75},
+}
+
+
+def main() -> None:
+    options = _options()
+    results = Results("peers", "Accuracy against CPU seconds", options.results)
+    runner = Runner(options.work, commit(), options.fastai_python, 60 * options.patience)
+    rows, values, lines = {}, {}, _preface()
+    for name in options.data:
+        data = peer_data.make(name, options.work, options.quick)
+        print(f"{name}: {data.describe()}", flush=True)
+        found = measure(runner, data, options)
+        rows[name] = found["arms"]
+        values[name] = found
+        lines += _section(name, found)
+    peers_report.plot(rows, options.results / "peers.svg")
+    results.write({"data": values}, [*lines, "![accuracy against CPU seconds](peers.svg)"])
+
+
+def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
+    """Tune the peers, run all chosen arms with all seeds, and compare."""
+    own = [Arm(f"Thawline, {name}", "thawline", changed) for name, changed in THAWLINE.items()]
+    own = own[: 2 if options.quick else None]
+    line = str(_one(runner, data, own[0], 0, "line").record["notes"]["thaw_line"])
+    fast, speeds = _fastest(runner, data, PRECISIONS[: 1 if options.quick else None])
+    tuned = _tuned(runner, data, _grid(fast, line, options.quick))
+    chosen = [*own, *(_best(runs).arm for runs in tuned.values())]
+    runs: dict[str, list[Run]] = {arm.label: [] for arm in chosen}
+    for number, (seed, arm) in enumerate(product(range(options.seeds), chosen), 1):
+        what = f"seed {seed}, {number}/{options.seeds * len(chosen)}"
+        runs[arm.label].append(_one(runner, data, arm, seed, what))
+    summaries = [Summary(found) for found in runs.values()]
+    return {
+        "examples": data.describe(),
+        "speeds": speeds,
+        "tuning": [_brief(run) for found in tuned.values() for run in found],
+        "arms": peers_report.rows(summaries),
+        "equal_cost": peers_report.equal_cost(summaries),
+        "before_training": {
+            stage: runs[own[0].label][-1].record["notes"]["stages"][stage] for stage in BEFORE
+        },
+    }
+
+
+def _fastest(
+    runner: Runner, data: Data, precisions: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Each peer's way to compute that costs the least CPU here: a run of one epoch each."""
+    chosen: dict[str, dict[str, Any]] = {}
+    speeds: list[dict[str, Any]] = []
+    in_precisions: list[dict[str, Any]] = [{"precision": precision} for precision in precisions]
+    in_layouts = [way | {"channels_last": x} for way in in_precisions for x in (False, True)]
+    plain: dict[str, Any] = {"part": "all", "epochs": 1, "learning_rate": 1e-3}
+    fine_tune: dict[str, Any] = {"epochs": 1, "base_lr": 2e-3}
+    for kind, common, ways in (
+        ("pytorch", plain, in_precisions),
+        ("fastai", fine_tune, in_layouts),
+    ):
+        arms = [Arm(f"{kind} {way}", kind, common | way) for way in ways]
+        runs = [_one(runner, data, arm, 0, "speed") for arm in arms]
+        speeds += [_brief(run) for run in runs]
+        fastest = min(zip(ways, runs, strict=True), key=lambda x: float(x[1].record["cpu_seconds"]))
+        chosen[kind] = fastest[0]
+    return chosen, speeds
+
+
+def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[list[Arm]]:
+    """The settings of each peer; one of each group goes on."""
+    groups = []
+    for epochs in FASTAI["epochs"][: 2 if quick else None]:
+        rates = FASTAI["base_lr"][:1] if quick else FASTAI["base_lr"]
+        settings: list[dict[str, Any]] = [{"epochs": epochs, "base_lr": rate} for rate in rates]
+        label = f"fastai, fine_tune({epochs})"
+        groups.append([Arm(label, "fastai", fast["fastai"] | s) for s in settings])
+    for part, grid in PYTORCH.items():
+        common = fast["pytorch"] | {"part": part} | ({"line": line} if part == "line" else {})
+        values = list(product(*grid.values()))[: 1 if quick else None]
+        settings = [common | dict(zip(grid, value, strict=True)) for value in values]
+        groups.append([Arm(PYTORCH_LABELS[part], "pytorch", s) for s in settings])
+    return groups
+
+
+def _tuned(runner: Runner, data: Data, groups: list[list[Arm]]) -> dict[str, list[Run]]:
+    total, done = sum(map(len, groups)), 0
+    found: dict[str, list[Run]] = {}
+    for group in groups:
+        for arm in group:
+            done += 1
+            run = _one(runner, data, arm, 0, f"tuning {done}/{total}")
+            found.setdefault(arm.label, []).append(run)
+    return found
+
+
+def _best(runs: Iterable[Run]) -> Run:
+    def order(run: Run) -> tuple[float, float]:
+        return run.record["validation_accuracy"], -run.record["validation_loss"]
+
+    return max(runs, key=order)
+
+
+def _one(runner: Runner, data: Data, arm: Arm, seed: int, what: str) -> Run:
+    run = runner.run(data, arm, seed)
+    found = run.record
+    print(
+        f"{data.name}, {what}: {arm.label} {arm.settings} validation "
+        f"{found['validation_accuracy']:.4f} test {found['test_accuracy']:.4f} "
+        f"{found['cpu_seconds']:.1f} CPU s {found['seconds']:.1f} s",
+        flush=True,
+    )
+    return run
+
+
+def _brief(run: Run) -> dict[str, Any]:
+    names = ("validation_accuracy", "test_accuracy", "cpu_seconds", "seconds", "others")
+    figures = {name: run.record[name] for name in names}
+    return {"arm": run.arm.label, "settings": run.arm.settings, **figures}
+
+
+def _preface() -> list[str]:
+    return [
+        "Same weights (MobileNetV2), images, splits and threads (2) for all; CPU seconds from",
+        "decoded images to final weights, Thawline's frozen pass charged. fastai and PyTorch are",
+        "tuned on validation with seed 0. Intervals: pigeonhole bootstrap over test examples and",
+        "seeds (Owen 2007), paired by example for differences. fastai starts from pixels already",
+        "in the network's size, in bfloat16 or channels_last where that is cheaper; Thawline",
+        "resizes within its time.",
+        "",
+    ]
+
+
+def _section(name: str, found: dict[str, Any]) -> list[str]:
+    """The Markdown on one data set."""
+    arms, lucky = found["arms"], max(
+        (x for x in found["tuning"] if x["arm"].startswith("fastai")),
+        key=lambda x: float(x["test_accuracy"]),
+    )  # fmt: skip
+    before = ", ".join(f"{k} {v['cpu_seconds']:.1f}" for k, v in found["before_training"].items())
+    speeds = "; ".join(f"{x['arm']}: {x['cpu_seconds']:.1f}" for x in found["speeds"])
+    settings = "; ".join(f"{x['arm']}: {x['settings']}" for x in arms if x["kind"] != "thawline")
+    return [
+        f"## {name}",
+        "",
+        f"{found['examples']}. The reference is {arms[0]['against']}, the best on validation over "
+        "all seeds.",
+        "",
+        *peers_report.table(arms),
+        "",
+        "At equal cost: each Thawline arm against the cheapest fastai arm that has at least as "
+        "many CPU seconds.",
+        "",
+        *peers_report.equal_cost_table(found["equal_cost"]),
+        "",
+        f"Once before any Thawline training (CPU seconds with imports, not in the table): {before}."
+        f" Most cores that others used during a run: {max(x['most_others'] for x in arms):.1f}.",
+        "",
+        f"The fastai setting that happened to do best on test (seed 0): {lucky['settings']}, "
+        f"{100 * lucky['test_accuracy']:.2f} %.",
+        "",
+        f"CPU seconds of one epoch by way to compute: {speeds}.",
+        "",
+        f"Chosen settings: {settings}.",
+        "",
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    home = catalogue.weights_folder().parent / "benchmarks/peers"
+    parser.add_argument("--fastai-python", required=True, help="of the environment with fastai")
+    parser.add_argument("--work", type=Path, default=home, help="where finished runs are kept")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", nargs="+", default=["fashion_mnist", "tuxpaint"])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the whole path")
+    parser.add_argument(
+        "--patience", type=float, default=0, help="minutes to wait for a quiet machine before a run"
+    )
+    options = parser.parse_args()
+    options.results = RESULTS
+    if options.quick:
+        options.work = options.results = options.work / "quick"
+        options.seeds, options.data = 1, options.data[:1]
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The results of a benchmark: NAME.json for programs and NAME.md for people, with the same header.
+
+The header says what was measured where: benchmark, date, machine, versions, Thawline's commit, and
+the load of the machine when the benchmark began and ended, since others may compute on it too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The machine and the versions that bear on speed, on one line."""
+    torch = importlib.metadata.version("torch")
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {torch}"
+    )
+
+
+def commit() -> str:
+    """Thawline's commit; a `+` after it when its code differs from that commit."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "tasks", "flows", "params.yaml", "dvc.yaml")
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def load() -> float:
+    """The load average of the last minute, which counts the benchmark itself."""
+    return round(os.getloadavg()[0], 2)
+
+
+@dataclass(frozen=True)
+class Results:
+    """One benchmark's results file; make it when the measuring begins."""
+
+    name: str  # of the module
+    title: str
+    folder: Path = RESULTS
+    load_at_start: float = field(default_factory=load)
+
+    def header(self) -> dict[str, Any]:
+        return {
+            "benchmark": f"python -m benchmarks.{self.name}",
+            "date": datetime.date.today().isoformat(),
+            "machine": machine(),
+            "commit": commit(),
+            "load": [self.load_at_start, load()],
+        }
+
+    def write(self, values: dict[str, Any], lines: list[str]) -> None:
+        """Write the values below the header, and the lines (Markdown) below it as text."""
+        header = self.header()
+        files.write_json(self.folder / f"{self.name}.json", header | values)
+        before, after = header["load"]
+        text = [
+            f"# {self.title}",
+            "",
+            f"`{header['benchmark']}`, {header['date']}, {header['machine']}; Thawline "
+            f"{header['commit']}; load average {before} at the start, {after} at the end.",
+            "",
+            *lines,
+        ]
+        with files.atomic(self.folder / f"{self.name}.md") as temporary:
+            temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
+        print(f"wrote {self.folder / self.name}.json and .md", flush=True)
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"
