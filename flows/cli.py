@@ -81,6 +81,9 @@ def run(
     force: Annotated[
         list[str], typer.Option("--force", metavar="STAGE", help="Rerun it, changed or not.")
     ] = [],  # noqa: B006
+    recipe: Annotated[
+        str | None, typer.Option(help="Write a recipe into params.yaml first; --set comes after.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring every stage up to date and register the model.
@@ -90,8 +93,10 @@ def run(
     from flows import summary
     from flows.run import Wish
     from flows.run import run as run_project
+    from tasks import recipes
 
     project = find()
+    assignments = [*(recipes.assignments(recipe) if recipe else ()), *assignments]
     ran = run_project(project, Wish(assignments, since, force), err)
     result = summary.summary(project, ran)
     if as_json:
@@ -137,6 +142,9 @@ def new(
     ],
     problem: Annotated[str, typer.Option(help="What the model is for.")] = "image_classification",
     name: Annotated[str | None, typer.Option(help="Name of the model in the registry.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Values to start with; default: by the size of the data.")
+    ] = None,
     images: Annotated[
         str | None, typer.Option(help="Manifest: the folder that its paths start from.")
     ] = None,
@@ -157,7 +165,7 @@ def new(
         "split_column": split_column,
         "group_column": group_column,
     }
-    wanted = projects.Wanted(folder, data, problem, name, images, columns)
+    wanted = projects.Wanted(folder, data, problem, name, images, recipe, columns)
     for line in projects.make(wanted):
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -314,6 +322,22 @@ def weights(
 
         for name in names:
             print(fetch(name))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe; none: list them.")] = None,
+) -> None:
+    """Show what a recipe writes into params.yaml (thawline run --recipe NAME), or list them.
+
+    Example: thawline recipes long
+    """
+    from tasks import recipes as known
+
+    if name is None:
+        _list({each: known.purpose(each) for each in known.names()})
+    else:
+        print(known.text(name), end="")
 
 
 def _list(entries: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import params_file, plugins, problems, versions
+from tasks import params_file, plugins, problems, recipes, versions
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project
@@ -21,8 +21,7 @@ from tasks.records import Project
 TEMPLATES = Path(__file__).parent / "templates"
 MANIFESTS = (".csv", ".tsv", ".parquet")
 IMAGE_SIDE = 160  # photographs need more than the 96 of the embedded data set
-EPOCHS = ((1_000, 20), (5_000, 12))  # small data needs more passes for as many steps
-FEW = 1_000
+FEW = 1_000  # examples below which the recipe is that for small data
 MOST_THREADS = 8
 
 GITIGNORE = """\
@@ -49,6 +48,7 @@ class Wanted:
     problem: str = "image_classification"
     name: str | None = None  # of the registered model
     images: str | None = None
+    recipe: str | None = None  # None: by the number of examples
     columns: dict[str, str] = field(default_factory=dict)  # of a manifest: path_column …
 
 
@@ -94,8 +94,9 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     parameters = _set(root, values)
     frame = plugins.load(problems, wanted.problem).read(parameters.prepare, root)
     given = frame["split"].notna().any()
+    recipe = wanted.recipe or ("small_data" if len(frame) < FEW else "standard")
     values = {
-        **_recipe(len(frame), parameters.train.epochs),
+        **recipes.values(recipe),
         "prepare.split.salt": choose_salt(project, frame, parameters),
     }
     _set(root, values)
@@ -106,7 +107,8 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     _start_dvc(root)
     (root / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
     split = "with its own split" if given else "to be split"
-    return [f"{len(frame)} examples of {frame['label'].nunique()} classes, {split}"]
+    classes = frame["label"].nunique()
+    return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}"]
 
 
 def _data(given: str, root: Path) -> str:
@@ -167,17 +169,6 @@ def _model_name(folder: str) -> str:
     """The folder's name without what a registry's names must not have."""
     kept = "".join("-" if c in "/:.%\"' " else c for c in folder).strip("-")
     return kept or "model"
-
-
-def _recipe(examples: int, epochs: int) -> dict[str, Any]:
-    """What small data needs to be trained differently: more epochs and, below `FEW`, a backbone
-    that moves little (a few hundred images are too few for statistics and rates of their own)."""
-    found: dict[str, Any] = {
-        "train.epochs": next((many for below, many in EPOCHS if examples < below), epochs)
-    }
-    if examples < FEW:
-        found |= {"freeze.batch_norm": "frozen", "freeze.learning_rate_fraction": 0.05}
-    return found
 
 
 def _write_dvc_yaml(root: Path, images: bool) -> None:

@@ -16,7 +16,7 @@ HEAVY = "torch torchvision timm mlflow prefect dvc pandas sklearn optuna matplot
 
 
 def test_the_commands_are_those_of_the_design() -> None:
-    promised = "run plan stage new doctor report ui register predict status data weights"
+    promised = "run plan stage new doctor report ui register predict status data weights recipes"
     assert set(promised.split()) <= set(COMMANDS)
 
 

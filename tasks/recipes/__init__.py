@@ -1,0 +1,44 @@
+"""Recipes: named sets of values for `params.yaml`, a readable file each.
+
+A recipe is written into `params.yaml` (`thawline run --recipe NAME`), not referred to: what is
+there is what is trained with, and each value can be changed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks import params_file
+from tasks.errors import UnknownName
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The recipes that there are, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def text(name: str) -> str:
+    """A recipe's file, with its comments. Raises `UnknownName`, listing what there is."""
+    if name not in names():
+        raise UnknownName("recipe", name, names())
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def purpose(name: str) -> str:
+    """What a recipe is for, in a few words: how its file begins."""
+    return text(name).removeprefix("# ").partition(":")[0].rstrip(".")
+
+
+def assignments(name: str) -> list[str]:
+    """The same as `key=value`, as `thawline run --set` takes it."""
+    return [f"{key}={json.dumps(value)}" for key, value in values(name).items()]
+
+
+def values(name: str) -> dict[str, Any]:
+    """Key path → value. Raises `UnknownName`, listing what there is."""
+    tree: dict[str, Any] = params_file.parse(text(name).encode(), f"{name}.yaml")
+    return tree
