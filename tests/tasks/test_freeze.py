@@ -156,7 +156,7 @@ def test_a_pattern_thaws_what_it_names() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"strategy": "pattern", "layers": ["nosuch*"]}, r"'nosuch\*' matches no layer.*stem, block1"),
+        ({"strategy": "pattern", "layers": ["nosuch*"]}, r"'nosuch.*no layer.*stem, block1"),
         ({"strategy": "pattern", "layers": []}, r"freeze\.layers is empty.*stem, block1"),
         ({"learning_rates": {"nosuch": 0.1}}, r"learning_rates: 'nosuch' matches no layer"),
     ],
