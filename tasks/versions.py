@@ -21,7 +21,7 @@ VERSIONS = {
     "select": 1,
     "freeze": 2,
     "tune": 3,
-    "train": 2,
+    "train": 3,
     "evaluate": 2,
     "package": 2,
 }

@@ -76,12 +76,13 @@ def bars(evaluation: Values) -> list[Values]:
 
 def curves(history: pd.DataFrame) -> Values:
     """Two charts over the epochs, and the phases."""
-    epochs = [float(e) for e in history["epoch"]]
+    by_epoch = history.set_index(history["epoch"].astype(float))
+    epochs = list(by_epoch.index)
     x = charts.counting_axis(epochs, 44, 408)
 
     def chart(title: str, names: dict[str, str]) -> Values:
         series = [
-            charts.Series(name, column, list(zip(epochs, history[column], strict=True)))
+            charts.Series(name, column, list(by_epoch[column].dropna().items()))
             for column, name in names.items()
         ]
         values = [value for line in series for _, value in line.points]
