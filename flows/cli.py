@@ -145,6 +145,9 @@ def new(
     recipe: Annotated[
         str | None, typer.Option(help="Values to start with; default: by the size of the data.")
     ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="A model to start from, as in thawline start-from.")
+    ] = None,
     images: Annotated[
         str | None, typer.Option(help="Manifest: the folder that its paths start from.")
     ] = None,
@@ -165,8 +168,31 @@ def new(
         "split_column": split_column,
         "group_column": group_column,
     }
-    wanted = projects.Wanted(folder, data, problem, name, images, recipe, columns)
+    wanted = projects.Wanted(folder, data, problem, name, images, recipe, start_from, columns)
     for line in projects.make(wanted):
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("start-from")
+def start_from(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="models:/NAME@champion, a project's folder (PROJECT@champion: by its registry), "
+            "a packaged model, or a file of weights."
+        ),
+    ],
+    backbone: Annotated[
+        str | None, typer.Option(help="File of weights: the network that they are of.")
+    ] = None,
+) -> None:
+    """Take a model's weights, and its head where it can be kept, as the start of this project.
+
+    Example: thawline start-from ../cats-and-dogs@champion
+    """
+    from flows import start
+
+    for line in start.start_from(find(), source, backbone):
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows import start as starts
 from tasks import params_file, plugins, problems, recipes, versions
 from tasks.errors import ThawlineError
 from tasks.params import Params
@@ -49,6 +50,7 @@ class Wanted:
     name: str | None = None  # of the registered model
     images: str | None = None
     recipe: str | None = None  # None: by the number of examples
+    start: str | None = None  # a model or file of weights to start from, see `tasks.start`
     columns: dict[str, str] = field(default_factory=dict)  # of a manifest: path_column …
 
 
@@ -106,9 +108,12 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     (root / ".gitignore").write_text(GITIGNORE + fetched, encoding="utf-8")
     _start_dvc(root)
     (root / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
+    told = []
+    if wanted.start is not None:
+        told = starts.start_from(project, wanted.start, classes=sorted(set(frame["label"])))
     split = "with its own split" if given else "to be split"
     classes = frame["label"].nunique()
-    return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}"]
+    return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}", *told]
 
 
 def _data(given: str, root: Path) -> str:

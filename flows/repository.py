@@ -155,6 +155,29 @@ def pull_missing_inputs(repo: Any) -> list[str]:
     return list(missing)
 
 
+def pull_missing_weights(repo: Any, values: Params) -> list[str]:
+    """Fetch the files of `embed.weights` that DVC tracks and that are not here; returns them.
+
+    No stage depends on them, as their sha256 stands in the parameters. Raises `ThawlineError`
+    naming the file when there is nothing to fetch it from.
+    """
+    from dvc.exceptions import DvcException
+
+    root = Path(repo.root_dir)
+    named = [entry.file for entry in values.embed.weights.values()]
+    lacking = [f for f in named if not (root / f).is_file() and (root / f"{f}.dvc").is_file()]
+    for file in lacking:
+        try:
+            repo.pull([f"{file}.dvc"])
+        except DvcException as error:
+            raise ThawlineError(
+                f"the weights {file} are tracked by DVC but are neither here nor in its remote "
+                f"({sentence(error)}); give DVC access to the remote, then run: "
+                f"dvc pull {file}.dvc"
+            ) from error
+    return lacking
+
+
 def input_bytes(repo: Any) -> int:
     """The size of all inputs that no stage makes."""
     return sum(_size(path) for path in {Path(dep.fs_path) for dep, _ in _inputs(repo)})

@@ -104,7 +104,8 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
         repository.check_images(repo, values)
-        for path in repository.pull_missing_inputs(repo):
+        fetched = repository.pull_missing_inputs(repo)
+        for path in [*fetched, *repository.pull_missing_weights(repo, values)]:
             console.print(f"fetched {path} from the DVC remote")
         graph = dag.graph(repo)
         force = dag.expand(wish.force, graph) + dag.downstream(dag.expand(wish.since, graph), graph)

@@ -158,7 +158,13 @@ class HeadParams(Section):
 
     hidden: list[Count] = []
     dropout: Fraction = 0.2
-    init: Literal["closed_form", "random"] = "closed_form"
+    init: Literal["closed_form", "random", "keep"] = "closed_form"
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> HeadParams:
+        if self.init == "keep" and self.hidden:
+            raise ValueError("init: keep takes over a linear head, so hidden must be []")
+        return self
 
 
 class TrainParams(Section):

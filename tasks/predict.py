@@ -15,6 +15,7 @@ from tasks.tracking import registry, store
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow import MlflowClient
 
 BATCH = 128  # images between two steps of the progress bar
 SUFFIXES = (".parquet", ".csv", ".json")
@@ -64,22 +65,31 @@ def load(project: Project, params: Params, model: str) -> Any:
     """
     import torch
 
-    from tasks.package import load_predictor
-
     torch.set_num_threads(params.threads)
     name = params.register_.model
     with store.connect(project.root) as client:
         number = registry.require(registry.aliases(client, name), name, model)
-        version = registry.get(client, name, number)
-        folder = registry.local_copy(client, name, number)
-        found = load_predictor(params.problem).verify(folder / "artifacts" / "models")
-        if found != version.digest:
-            raise ThawlineError(
-                f"version {number} of {name!r} is not the model that was registered (its digest "
-                f"is {found[:12]}…, registered was {str(version.digest)[:12]}…); do not use it: "
-                "choose another with --model, or register the packaged model again"
-            )
+        folder = checked_copy(client, params.problem, name, number)
         return registry.load(folder)
+
+
+def checked_copy(client: MlflowClient, problem: str, name: str, number: int) -> Path:
+    """The files of a registered version, with the packaged model in `artifacts/models`.
+
+    Raises `ThawlineError` when there is no such version or a file is not the registered one.
+    """
+    from tasks.package import load_predictor
+
+    version = registry.get(client, name, number)
+    folder = registry.local_copy(client, name, number)
+    found = load_predictor(problem).verify(folder / "artifacts" / "models")
+    if found != version.digest:
+        raise ThawlineError(
+            f"version {number} of {name!r} is not the model that was registered (its digest "
+            f"is {found[:12]}…, registered was {str(version.digest)[:12]}…); do not use it: "
+            "choose another, or register the packaged model again"
+        )
+    return folder
 
 
 def expand(images: Iterable[str | Path]) -> list[Path]:

@@ -180,7 +180,8 @@ class Way:
         if features.shape[1] != linear.in_features:
             return
         smoothing = self.setup.settings.label_smoothing
-        weight, bias = heads.solve(features, targets, self.setup.classes, smoothing)
+        classes, kept = self.setup.classes, self.setup.kept
+        weight, bias = heads.solve(features, targets, classes, smoothing, kept)
         with torch.no_grad():
             linear.weight.copy_(weight)
             linear.bias.copy_(bias)

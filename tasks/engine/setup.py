@@ -51,6 +51,7 @@ class Setup:
     targets: dict[str, Tensor]  # split → [n] int64
     classes: int
     digest: str
+    kept: heads.Kept | None = None  # of a start whose head goes on
     prefix_seconds: float = 0.0
     prefix_cpu_seconds: float = 0.0
     prefix_computed: int = 0  # views that no cache had
@@ -104,6 +105,7 @@ class Setup:
             classes=len(summary.classes),
             # Not the summary's digest, which does not know the order of rows and their stored size.
             digest=files.sha256_file(project.manifest),
+            kept=heads.kept(backbone, summary.classes) if settings.head.init == "keep" else None,
         )
 
     def racing(self, plan: ThawPlan, settings: TrainParams) -> Setup:
@@ -151,7 +153,8 @@ class Setup:
         return self._data[index]
 
     def init_head(self) -> tuple[float, float]:
-        """Start a linear head in closed form; returns the seconds and CPU seconds that took.
+        """Start a linear head in closed form, but for rows that are kept; returns the seconds and
+        CPU seconds that took.
 
         The features are those of training mode: thawed batch norms use the statistics of the
         batch, as they will in the first step, and their running statistics move to this data.
@@ -160,7 +163,7 @@ class Setup:
         data = self.data(0)
         begun, cpu = time.perf_counter(), cpu_seconds()
         linear = heads.linear_of(self.network.modules[-1])
-        if linear is not None and self.settings.head.init == "closed_form":
+        if linear is not None and self.settings.head.init != "random":
             frozen_norms = self.plan.batch_norm == "frozen"
             self.network.learn(phase.learning_rates, frozen_norms, phase.learns)
             top = self.network.run(start(self.plan.layers, phase), -1)
@@ -169,7 +172,7 @@ class Setup:
             features, targets = self._features(top, data.train, order), self.targets["train"][order]
             if features.shape[1] == linear.in_features:
                 smoothing = self.settings.label_smoothing
-                weight, bias = heads.solve(features, targets, self.classes, smoothing)
+                weight, bias = heads.solve(features, targets, self.classes, smoothing, self.kept)
                 with torch.no_grad():
                     linear.weight.copy_(weight)
                     linear.bias.copy_(bias)

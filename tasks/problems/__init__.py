@@ -28,6 +28,9 @@ Judging (`tasks.evaluate`, whose metrics are those of classification for now):
 
 Using (`tasks.package`, `tasks.predict`): the module `predictor` of the package, which needs a
 packaged model folder alone.
+
+Starting (`tasks.start`): the module `starts`, with `write(folder, origin, path) -> Start`: a
+packaged folder as one file that `embed.weights` can name, and what a next training takes over.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ class Backbone:
     weights_source: str
     licence: str
     pretraining: str
+    classes: tuple[str, ...] = ()  # of the head, in its order, where it is a packaged model's
 
 
 class Examples(Protocol):

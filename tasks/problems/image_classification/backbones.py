@@ -22,7 +22,7 @@ def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
     """
     architecture = architectures.find(name)
     found = weights.find(architecture, embed, root)
-    model = weights.load(architecture, found)
+    model, note = weights.load(architecture, found)
     mean, std = architecture.normalisation()
     return Backbone(
         name=name,
@@ -31,9 +31,10 @@ def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
         mean=mean,
         std=std,
         weights_sha256=found.sha256,
-        weights_source=found.source,
+        weights_source=f"{found.source}, {note}" if note else found.source,
         licence=found.licence,
         pretraining=found.pretraining,
+        classes=tuple(found.start.classes) if found.start else (),
     )
 
 

@@ -9,7 +9,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from tasks import catalogue, files
 from tasks.errors import ThawlineError
 from tasks.params import EmbedParams, WeightsFile
-from tasks.problems.image_classification import architectures, downloads
+from tasks.problems.image_classification import architectures, downloads, fitting, heads, starts
 from tasks.problems.image_classification.architectures import Architecture
+from tasks.problems.image_classification.fitting import State
+from tasks.problems.image_classification.starts import Start
 
 UNKNOWN = "unknown, check before use"
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Weights:
     licence: str
     pretraining: str
     published: bool = False  # by the library that has the network
+    start: Start | None = None  # the packaged model that they were
 
 
 def find(architecture: Architecture, embed: EmbedParams, root: Path) -> Weights:
@@ -57,18 +58,28 @@ def fetch(name: str) -> Path:
     return downloads.fetch(architecture)
 
 
-def load(architecture: Architecture, weights: Weights) -> nn.Module:
-    """The network with these weights; every key and shape must fit."""
+def load(architecture: Architecture, weights: Weights) -> tuple[nn.Module, str]:
+    """The network with these weights, and what a reader should know of how they fit.
+
+    Every key and shape below the classifier must fit; of the classifier see `fitting.fit`.
+    """
     if weights.published and architecture.library == "timm":
         import timm  # its own loader knows how the layouts of its files have changed
 
         overlay = {"file": str(weights.path)}
-        return timm.create_model(architecture.full, pretrained=True, pretrained_cfg_overlay=overlay)
+        own = timm.create_model(architecture.full, pretrained=True, pretrained_cfg_overlay=overlay)
+        return own, ""
     model = architecture.model()
+    head = architecture.head(model)
+    what = f"{weights.path.name} does not fit {architecture.name}"
     state = _adapted(architecture, read(weights.path))
-    _check_keys(state, model.state_dict(), architecture.name, weights.path.name)
+    if weights.start is None:
+        return model, fitting.fit(model, head, state, what)
+    layers = SimpleNamespace(**weights.start.head)
+    heads.with_head(model, head, len(weights.start.classes), layers)  # type: ignore[arg-type]
+    fitting.check_keys(state, model.state_dict(), what)
     model.load_state_dict(state)
-    return model
+    return model, ""
 
 
 def read(path: Path) -> State:
@@ -87,7 +98,7 @@ def read(path: Path) -> State:
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ThawlineError(f"{path.name} is not a readable file of weights: {error}") from error
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
             value = value[wrapper]
     if not isinstance(value, dict) or not all(isinstance(x, Tensor) for x in value.values()):
@@ -106,7 +117,27 @@ def _local(name: str, file: WeightsFile, root: Path) -> Weights:
             f"{where}: {file.file} has sha256 {found}, not the expected {file.sha256}: it is "
             "another or a damaged file; get it again, or correct the sha256 if it is meant"
         )
-    return Weights(path, found, f"local file {path.name}", UNKNOWN, UNKNOWN)
+    start = starts.read(path)
+    if start is None:
+        return Weights(path, found, f"local file {path.name}", UNKNOWN, UNKNOWN)
+    _require_same(name, start, where)
+    return Weights(path, found, start.source, start.licence, start.pretraining, start=start)
+
+
+def _require_same(name: str, start: Start, where: str) -> None:
+    """Raises `ThawlineError` when a packaged model is another network, or saw other colours."""
+    wanted, own = architectures.find(name), architectures.find(start.backbone)
+    if (wanted.library, wanted.arch) != (own.library, own.arch):
+        raise ThawlineError(
+            f"{where}: {start.source} is a {start.backbone}, not a {name}; list {start.backbone} "
+            "in embed.backbones, and these weights under that name"
+        )
+    if [*map(list, wanted.normalisation())] != [start.mean, start.std]:
+        raise ThawlineError(
+            f"{where}: {start.source} was trained on images normalised with mean {start.mean} and "
+            f"deviation {start.std}, which {name} is not; list it as {start.backbone}, or start "
+            "from a model of this version of the library"
+        )
 
 
 def _packaged(name: str) -> Weights:
@@ -126,21 +157,6 @@ def _published(architecture: Architecture) -> Weights:
         licence = published.license or UNKNOWN
         pretraining = f"timm's {published.tag}" if published.tag else UNKNOWN
     return Weights(path, files.sha256_file(path), source, licence, pretraining, published=True)
-
-
-def _check_keys(state: State, expected: dict[str, Any], name: str, file: str) -> None:
-    shapes = [k for k, v in expected.items() if k in state and v.shape != state[k].shape]
-    differences = [
-        *(f"{key} is missing" for key in expected if key not in state),
-        *(f"{key} is not of this network" for key in state if key not in expected),
-        *(f"{k} is {list(state[k].shape)}, not {list(expected[k].shape)}" for k in shapes),
-    ]
-    if differences:
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise ThawlineError(
-            f"{file} does not fit {name}: {', '.join(differences[:3])}{more}; "
-            "give the file of this very network"
-        )
 
 
 def _adapted(architecture: Architecture, state: State) -> State:

@@ -182,13 +182,6 @@ def test_the_file_of_another_network_is_refused_by_its_keys(resnet: Path) -> Non
         backbone("resnet34", embed("resnet34", resnet), resnet.parent)
 
 
-def test_another_number_of_classes_is_refused_by_its_shape(tmp_path: Path) -> None:
-    path = tmp_path / "seven.safetensors"
-    save_file(torchvision.models.resnet18(num_classes=7).state_dict(), path)
-    with pytest.raises(ThawlineError, match=r"fc.weight is \[7, 512\], not \[1000, 512\]"):
-        backbone("resnet18", embed("resnet18", path), tmp_path)
-
-
 class _Marker:
     """Unpickling it writes a file."""
 
