@@ -288,6 +288,19 @@ def test_levelled_vectors_have_one_size_whatever_the_layer() -> None:
     assert multi_layer.level(maps.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "timm.test_convnext2"])
+def test_any_network_gives_as_many_features_as_its_layers_promise(name: str) -> None:
+    plain, path = PROBLEM.build(name, 3, HeadParams())
+    inputs = torch.randn(2, 3, 64, 64)
+    below = chain(plain.eval(), path, inputs).layers[:-1]
+    width = sum(layer.width for layer in below)
+    reading = Reading([layer.name for layer in below], width, width // 3)
+    made = MultiLayer(plain, path, reading, 3, HeadParams()).eval()
+    with torch.no_grad():
+        assert made.backbone(inputs).shape == (2, width)
+        assert made(inputs).shape == (2, 3)
+
+
 class _InPlace(nn.Module):
     """A network whose second layer overwrites what the first one gave."""
 
