@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from tasks import ridge
 from tasks.engine import heads
@@ -94,14 +95,12 @@ def selection_of(head: nn.Module) -> FeatureSelection | None:
 
 
 def level(features: Tensor) -> Tensor:
-    """A layer's output [n, …] as one vector an example, [n, d], with a root mean square of 1.
+    """A layer's output [n, …] as one vector an example, [n, d], of unit norm as in the paper.
 
-    That is the unit norm of the paper but for a factor, which keeps the sizes of the values
-    independent of the width of the layer.
+    So no layer outweighs the others, and a step of the optimizer, which moves all weights about as
+    far, moves the logits by no more than the root of the layer's width.
     """
-    pooled: Tensor = Pool()(features)
-    size = pooled.square().mean(1, keepdim=True).sqrt()
-    return (pooled / size.clamp(min=1e-6)).to(features.dtype)
+    return functional.normalize(Pool()(features), dim=1, eps=1e-6).to(features.dtype)
 
 
 def _tapped(model: nn.Module, head: str, names: Collection[str]) -> nn.Module:

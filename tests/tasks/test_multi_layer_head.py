@@ -146,7 +146,7 @@ def test_the_head_reads_the_pooled_output_of_each_layer(
         for number in range(len(reading.layers)):
             value = cut.part(number, number + 1)(value)
             pooled = Pool()(value).clone()
-            found.append(pooled / pooled.square().mean(1, keepdim=True).sqrt())
+            found.append(pooled / pooled.norm(dim=1, keepdim=True))
         chosen = torch.cat(found, 1)[:, weights["head.0.chosen"]]
         expected = nn.functional.linear(chosen, weights["head.2.weight"], weights["head.2.bias"])
         torch.testing.assert_close(_model(project)(inputs), expected, atol=1e-4, rtol=1e-4)
@@ -283,7 +283,7 @@ def test_what_matters_is_chosen() -> None:
 
 def test_levelled_vectors_have_one_size_whatever_the_layer() -> None:
     maps = 50 * torch.rand(4, 8, 3, 3)
-    torch.testing.assert_close(multi_layer.level(maps).square().mean(1), torch.ones(4))
+    torch.testing.assert_close(multi_layer.level(maps).norm(dim=1), torch.ones(4))
     assert multi_layer.level(torch.zeros(2, 8)).abs().max() == 0
     assert multi_layer.level(maps.bfloat16()).dtype == torch.bfloat16
 
