@@ -63,6 +63,7 @@ def layers(plan: ThawPlan) -> list[dict[str, Any]]:
                 if layer.name in phase.learning_rates
             },
             "cached": plan.cache and number < line,
+            "read": plan.reading is not None and layer.name in plan.reading.layers,
         }
         for number, layer in enumerate(plan.layers)
     ]
@@ -110,6 +111,6 @@ def _thaw_table(rows: list[dict[str, Any]]) -> Table:
             f"{row['parameters']:,}",
             f"{row['compute_share']:.1%}",
             rates or "[blue]frozen[/]",
-            "cached" if row["cached"] else "",
+            " ".join(state for state in ("read", "cached") if row[state]),
         )
     return table

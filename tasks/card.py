@@ -51,8 +51,8 @@ print(model.predict(["picture.jpg"]))  # label, probability, error, one column p
 
 
 def _plain(record: dict[str, Any]) -> str:
-    """How to load the weights without Thawline; a head of several layers has no such short way."""
-    if record["head"]["hidden"]:
+    """How to load the weights without Thawline; a head of or on several layers has no short way."""
+    if record["head"]["hidden"] or "reading" in record:
         return ""
     network, classes = record["network"], len(record["classes"])
     module = "torchvision.models" if network["library"] == "torchvision" else "timm"
@@ -107,6 +107,11 @@ def _making(record: dict[str, Any]) -> str:
         f"learn: {len(phase['learning_rates'])}"
         for phase in thaw["phases"]
     )
+    if reading := record.get("reading"):
+        phases += (
+            f"\n- the head reads {reading['kept']:,} of the {reading['width']:,} pooled features "
+            f"of {len(reading['layers'])} layers, chosen on the training split"
+        )
     return f"""\
 - starting weights: {weights["pretraining"]}; licence {weights["licence"]}; \
 {weights["source"]}; sha256 `{weights["sha256"]}`

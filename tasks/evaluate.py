@@ -139,7 +139,7 @@ def _forward(
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")
     examples = problem.examples(project, policy, backbone)
-    model, _ = _trained(project, problem, plan.backbone, len(summary.classes))
+    model, _ = _trained(project, problem, plan, len(summary.classes))
     frozen = _up_to_deepest(project, backbone, examples)
     size = params.embed.batch_size
 
@@ -161,14 +161,19 @@ def _forward(
 
 
 def _trained(
-    project: Project, problem: ModuleType, backbone: str, classes: int
+    project: Project, problem: ModuleType, plan: ThawPlan, classes: int
 ) -> tuple[nn.Module, str]:
     """The trained network, in evaluation mode, and the path of its head."""
     from safetensors.torch import load_file
 
+    from tasks.engine.multi_layer import MultiLayer
+    from tasks.engine.split import HEAD
+
     head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
     model: nn.Module
-    model, path = problem.build(backbone, classes, head)
+    model, path = problem.build(plan.backbone, classes, head)
+    if plan.reading:
+        model, path = MultiLayer(model, path, plan.reading, classes, head), HEAD
     model.load_state_dict(load_file(project.train / "weights.safetensors"))
     return model.eval(), path
 
@@ -182,8 +187,10 @@ def _knowledge(project: Project, params: Params, classes: int) -> Knowledge | No
     import tasks.problems
 
     plan = ThawPlan.read(project.thaw_plan)
+    if plan.reading:
+        return None  # only the head has learned, and the network around the old one is another
     problem = plugins.load(tasks.problems, params.problem)
-    model, head = _trained(project, problem, plan.backbone, classes)
+    model, head = _trained(project, problem, plan, classes)
     return probe.ask(project, params, model, head)
 
 

@@ -10,7 +10,7 @@ import tasks.thaw_strategies
 from tasks import plugins
 from tasks.errors import ThawlineError
 from tasks.params import FreezeParams, Params, TrainParams
-from tasks.records import Layer, Phase, Project, Selection, ThawPlan, ViewPolicy
+from tasks.records import Layer, Phase, Project, Reading, Selection, ThawPlan, ViewPolicy
 
 # Below so many multiply-adds for each byte at the thaw line, reading the kept byte back takes
 # longer than computing it: early layers of large maps.
@@ -58,8 +58,10 @@ def make(
     no layer, or when `freeze.cache: on` meets a strategy that leaves nothing to cache.
     """
     layers = selection.layers
+    strategy = plugins.load(tasks.thaw_strategies, params.strategy)
     if phases is None:
-        phases = plugins.load(tasks.thaw_strategies, params.strategy).plan(layers, params)
+        phases = strategy.plan(layers, params)
+    reading = strategy.reading(layers, params) if hasattr(strategy, "reading") else None
     phases = _overridden(phases, layers, params.learning_rates)
     lines = [start(layers, phase) for phase in phases]
     if lines != sorted(lines, reverse=True):
@@ -68,7 +70,12 @@ def make(
             "what has learned cannot be taken for frozen, so let each phase reach as deep as the "
             "one before"
         )
-    cache, why, size = _cache(params, layers, lines, selection.examples, policy)
+    if reading and lines != [len(layers) - 1]:
+        raise ThawlineError(
+            f"thaw strategy {params.strategy!r} lets layers learn that its head reads; what a head "
+            "on many layers reads is computed once, so let the head alone learn, in one phase"
+        )
+    cache, why, size = _cache(params, _seen(layers, reading), lines, selection.examples, policy)
     total = sum(layer.flops for layer in layers)
     frozen = sum(layer.flops for layer in layers[: lines[-1]])
     line = layers[lines[-1]].name
@@ -84,14 +91,32 @@ def make(
         cache_bytes=size if cache else 0,
         batch_norm=params.batch_norm,
         why=f"{params.strategy}: {line} and above learn, {frozen / total:.0%} of the forward "
-        f"compute stays frozen; {why}",
+        f"compute stays frozen; {_told(reading)}{why}",
         lora_rank=params.lora_rank,
+        reading=reading,
     )
 
 
 def start(layers: Sequence[Layer], phase: Phase) -> int:
     """Index of the lowest layer that learns in a phase."""
     return next(i for i, layer in enumerate(layers) if layer.name in phase.learning_rates)
+
+
+def _seen(layers: Sequence[Layer], reading: Reading | None) -> Sequence[Layer]:
+    """The layers with what the head reads as the output of the one below it."""
+    if reading is None:
+        return layers
+    *below, top, head = layers
+    return [*below, replace(top, output_bytes=2 * reading.width), head]
+
+
+def _told(reading: Reading | None) -> str:
+    if reading is None:
+        return ""
+    return (
+        f"the head reads {reading.kept:,} of the {reading.width:,} pooled features of "
+        f"{len(reading.layers)} layers; "
+    )
 
 
 def _overridden(

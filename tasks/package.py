@@ -77,6 +77,7 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
         "backbone": plan.backbone,
         "head": head.model_dump(),
         "classes": summary.classes,
+        **({"reading": asdict(plan.reading)} if plan.reading else {}),
         **predictor.describe(project, params, plan.backbone),
         "temperature": evaluation["temperature"],
         "thaw": {

@@ -154,6 +154,7 @@ class Layer:
     buffers: int
     flops: int  # multiply-adds of one example's forward pass
     output_bytes: int  # of one example's output, in 2-byte floats
+    width: int = 0  # of one example's output, pooled; 0: a record from before it was noted
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,15 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a head reads that looks at more than the last layer: pooled outputs, concatenated."""
+
+    layers: list[str]  # whose pooled outputs are concatenated, from the input up
+    width: int  # of the concatenation
+    kept: int  # features among them that the head reads
+
+
+@dataclass(frozen=True)
 class ThawPlan:
     """Which layers learn when and how fast, and what of the frozen part can be kept."""
 
@@ -251,15 +261,18 @@ class ThawPlan:
     why: str
     lora_rank: int = 8  # where a phase learns by `lora`
     race: list[dict[str, Any]] = field(default_factory=list)  # of `auto`: how each depth did
+    reading: Reading | None = None  # None: the head reads the layer below it, as usual
 
     @classmethod
     def read(cls, path: Path) -> ThawPlan:
         value = _read(path)
+        reading = value.get("reading")
         return cls(
             **{
                 **value,
                 "layers": [Layer(**x) for x in value["layers"]],
                 "phases": [Phase(**x) for x in value["phases"]],
+                "reading": reading and Reading(**reading),
             }
         )
 

@@ -17,9 +17,9 @@ CODE_FILE = "code.yaml"
 VERSIONS = {
     "prepare": 1,
     "augment": 3,
-    "embed": 1,
+    "embed": 2,
     "select": 1,
-    "freeze": 2,
+    "freeze": 3,
     "tune": 3,
     "train": 3,
     "evaluate": 2,

@@ -58,7 +58,8 @@ def run(setup: Setup, end: State) -> tuple[Retention, State]:
 
     Those are `end` or, with `train.average_weights: blend_with_start`, the best point.
     """
-    way = Way.between(setup, end)
+    # A head on many layers is another network, and nothing below it has moved.
+    way = None if setup.plan.reading else Way.between(setup, end)
     if way is None:
         return Retention(None), end
     with progress("between start and end", len(ALPHAS)) as go:

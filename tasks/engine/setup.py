@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tasks.problems
 from tasks import files, plugins
-from tasks.engine import heads, low_rank
+from tasks.engine import heads, low_rank, multi_layer
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
@@ -26,10 +26,9 @@ from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
 from tasks.engine.state import PhaseData, State
 from tasks.errors import ThawlineError
-from tasks.freeze import start
 from tasks.params import Params, TrainParams
 from tasks.problems import Examples
-from tasks.records import DataSummary, Project, ThawPlan, ViewPolicy
+from tasks.records import DataSummary, Phase, Project, ThawPlan, ViewPolicy
 
 PREFIX_VERSION = 1  # raise it when the same frozen part would give other numbers
 
@@ -73,6 +72,9 @@ class Setup:
         torch.manual_seed(params.seed)  # of a random head
         model, head = problem.build(plan.backbone, len(summary.classes), settings.head)
         _transfer(backbone.model, model, head)
+        if plan.reading:
+            classes = len(summary.classes)
+            model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
         model = model.to(compute.device, memory_format=torch.channels_last).eval()
         examples = problem.examples(project, policy, backbone)
         manifest = pd.read_parquet(project.manifest, columns=["split", "target"])
@@ -84,8 +86,11 @@ class Setup:
             split: torch.from_numpy(manifest["target"].to_numpy()[chosen].astype(np.int64))
             for split, chosen in rows.items()
         }
-        example = compute.send(examples.batch(rows["train"][:1], 0))
-        network = Network.of(chain(model, head, example))
+        if isinstance(model, multi_layer.MultiLayer):
+            network = model.network()
+        else:
+            example = compute.send(examples.batch(rows["train"][:1], 0))
+            network = Network.of(chain(model, head, example))
         for phase in plan.phases:
             if phase.learns == "lora":
                 names = set(phase.learning_rates) - {network.names[-1]}
@@ -143,7 +148,7 @@ class Setup:
     def data(self, index: int) -> PhaseData:
         """The inputs of a phase, at its thaw line; what the plan keeps is computed once."""
         if index not in self._data:
-            line = start(self.plan.layers, self.plan.phases[index])
+            line = self._line(self.plan.phases[index])
             self._data[index] = PhaseData(
                 self._feed("train", line, index),
                 self.targets["train"],
@@ -153,8 +158,8 @@ class Setup:
         return self._data[index]
 
     def init_head(self) -> tuple[float, float]:
-        """Start a linear head in closed form, but for rows that are kept; returns the seconds and
-        CPU seconds that took.
+        """Start a linear head in closed form, but for rows that are kept, and choose the features
+        that a head on many layers reads; returns the seconds and CPU seconds that took.
 
         The features are those of training mode: thawed batch norms use the statistics of the
         batch, as they will in the first step, and their running statistics move to this data.
@@ -162,21 +167,38 @@ class Setup:
         phase = self.plan.phases[0]
         data = self.data(0)
         begun, cpu = time.perf_counter(), cpu_seconds()
-        linear = heads.linear_of(self.network.modules[-1])
-        if linear is not None and self.settings.head.init != "random":
+        head = self.network.modules[-1]
+        linear = heads.linear_of(head) if self.settings.head.init != "random" else None
+        selection = multi_layer.selection_of(head)
+        if linear is not None or selection is not None:
             frozen_norms = self.plan.batch_norm == "frozen"
             self.network.learn(phase.learning_rates, frozen_norms, phase.learns)
-            top = self.network.run(start(self.plan.layers, phase), -1)
+            top = self.network.run(self._line(phase), -1)
             # Shuffled, as the statistics of a batch of one class would be of no use.
             order = np.random.default_rng(self.params.seed).permutation(len(self.targets["train"]))
-            features, targets = self._features(top, data.train, order), self.targets["train"][order]
-            if features.shape[1] == linear.in_features:
-                smoothing = self.settings.label_smoothing
-                weight, bias = heads.solve(features, targets, self.classes, smoothing, self.kept)
-                with torch.no_grad():
-                    linear.weight.copy_(weight)
-                    linear.bias.copy_(bias)
+            targets = self.targets["train"][order]
+            if selection is not None:
+                some = multi_layer.SCORED  # all features of all examples may not fit in memory
+                features = self._features(top, data.train, order[:some])
+                selection.choose(features, targets[:some], self.classes)
+                top.append(selection)
+            if linear is not None:
+                self._solve(linear, self._features(top, data.train, order), targets)
         return time.perf_counter() - begun, cpu_seconds() - cpu
+
+    def _solve(self, linear: nn.Linear, features: Tensor, targets: Tensor) -> None:
+        """Put the closed form in a layer, unless it reads something else than pooled features."""
+        if features.shape[1] != linear.in_features:
+            return
+        smoothing = self.settings.label_smoothing
+        weight, bias = heads.solve(features, targets, self.classes, smoothing, self.kept)
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            linear.bias.copy_(bias)
+
+    def _line(self, phase: Phase) -> int:
+        """Index of the lowest layer of the network that learns in a phase."""
+        return min(self.network.index(name) for name in phase.learning_rates)
 
     def model_state(self) -> dict[str, Tensor]:
         """All parameters and buffers of the model, on the CPU, under the library's own names."""
@@ -206,6 +228,7 @@ class Setup:
         return Kept([self.compute.kept_near(keep(view)) for view in views], self.compute)
 
     def _prefix(self, line: int) -> Prefix:
+        reading = self.plan.reading.layers if self.plan.reading else []
         return Prefix(
             folder=self.prefix_folder,
             module=self.network.run(0, line).eval(),
@@ -217,7 +240,7 @@ class Setup:
                 "data": self.digest,
                 "policy": _without_count(self.policy),
                 "weights": digest(self.network.state(self.network.names[:line])),
-                "layers": self.network.names[:line],
+                "layers": self.network.names[:line] + reading,
                 "threads": self.params.threads,
                 "torch": torch.__version__,
             },

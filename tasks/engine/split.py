@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tasks.engine.pooling import Pool
 from tasks.errors import ThawlineError
 from tasks.records import Layer
 
@@ -55,13 +56,7 @@ def chain(model: nn.Module, head: str, example: Tensor) -> Chain:
 
     Raises `ThawlineError` when the network cannot be traced.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # tracing runs the model's own code, which may raise anything
-        raise ThawlineError(
-            f"{type(model).__name__} cannot be cut into layers ({error}); choose another backbone"
-        ) from error
-    boundaries, names = _boundaries(model, graph, head)
+    graph, boundaries, names = cut(model, head)
     layers = []
     mode = model.training
     model.eval()
@@ -76,6 +71,21 @@ def chain(model: nn.Module, head: str, example: Tensor) -> Chain:
     return Chain(model, graph, boundaries, layers)
 
 
+def cut(model: nn.Module, head: str) -> tuple[fx.Graph, list[fx.Node], list[str]]:
+    """The graph of `model`, the nodes that bound its layers, one more than layers, and their names.
+
+    Raises `ThawlineError` when the network cannot be traced.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        raise ThawlineError(
+            f"{type(model).__name__} cannot be cut into layers ({error}); choose another backbone"
+        ) from error
+    boundaries, names = _boundaries(model, graph, head)
+    return graph, boundaries, names
+
+
 def _layer(name: str, module: nn.Module, flops: int, output: Tensor) -> Layer:
     return Layer(
         name=name,
@@ -83,6 +93,7 @@ def _layer(name: str, module: nn.Module, flops: int, output: Tensor) -> Layer:
         buffers=sum(b.numel() for b in module.buffers()),
         flops=flops,
         output_bytes=2 * output[0].numel(),
+        width=Pool()(output).shape[1],
     )
 
 

@@ -19,7 +19,7 @@ from tasks.thaw_strategies import auto, last_blocks
 COSTS = [30, 20, 10, 20, 10, 9, 1]
 NAMES = ["stem", "block1", "block2", "block3", "block4", "block5", "head"]
 LAYERS = [
-    Layer(name, parameters=10, buffers=2, flops=1000 * cost, output_bytes=1000 // (i + 1))
+    Layer(name, parameters=10, buffers=2, flops=1000 * cost, output_bytes=1000 // (i + 1), width=8)
     for i, (name, cost) in enumerate(zip(NAMES, COSTS, strict=True))
 ]
 SELECTION = Selection("net", "", [], "0" * 64, "", "", "", LAYERS, examples=100, classes=3)

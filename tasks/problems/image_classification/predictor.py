@@ -20,9 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tasks.engine.multi_layer import MultiLayer
 from tasks.errors import ThawlineError
 from tasks.problems.image_classification import architectures, heads, inputs
 from tasks.problems.image_classification.decode import read_image, shrink
+from tasks.records import Reading
 
 if TYPE_CHECKING:
     from tasks.params import Params
@@ -171,8 +173,10 @@ def _network(record: dict[str, Any]) -> nn.Module:
     architecture = architectures.find(record["backbone"])
     model = architecture.model()
     head = SimpleNamespace(**record["head"])
-    path = architecture.head(model)
-    return heads.with_head(model, path, len(record["classes"]), head)  # type: ignore[arg-type]
+    path, classes = architecture.head(model), len(record["classes"])
+    if reading := record.get("reading"):
+        return MultiLayer(model, path, Reading(**reading), classes, head)  # type: ignore[arg-type]
+    return heads.with_head(model, path, classes, head)  # type: ignore[arg-type]
 
 
 def _checked(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
