@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -22,8 +24,8 @@ def start_from(
     params = params_file.load(project.root)
     taken = start.take(project, params, source, backbone, classes)
     logging.getLogger("dvc").setLevel(logging.WARNING)
-    with repository.opened(project) as repo:
-        repo.add(taken.file)
+    with contextlib.redirect_stdout(io.StringIO()), repository.opened(project) as repo:
+        repo.add(taken.file)  # which gives advice on git there
     params_file.set_values(
         project.root,
         [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in taken.values.items()],
