@@ -20,6 +20,7 @@ from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept
 from tasks.engine.loop import Trainer
 from tasks.engine.network import Network, digest
+from tasks.engine.parallel import Ranks
 from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
@@ -50,16 +51,25 @@ class Setup:
     targets: dict[str, Tensor]  # split → [n] int64
     classes: int
     digest: str
+    ranks: Ranks = field(default_factory=Ranks)
     prefix_seconds: float = 0.0
     prefix_cpu_seconds: float = 0.0
     prefix_spared: bool = False
     _data: dict[int, PhaseData] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, project: Project, params: Params, plan: ThawPlan, settings: TrainParams) -> Setup:
+    def make(
+        cls,
+        project: Project,
+        params: Params,
+        plan: ThawPlan,
+        settings: TrainParams,
+        ranks: Ranks | None = None,
+    ) -> Setup:
         """Load data and backbone; the weights must be those of the plan."""
+        ranks = ranks or Ranks()
         problem = plugins.load(tasks.problems, params.problem)
-        compute = resolve(params.device, params.precision)
+        compute = ranks.place(resolve(params.device, params.precision))
         policy = ViewPolicy.read(project.augment / "policy.json")
         summary = DataSummary.read(project.summary)
         backbone = problem.backbone(plan.backbone, params.embed, project.root)
@@ -103,6 +113,7 @@ class Setup:
             classes=len(summary.classes),
             # Not the summary's digest, which does not know the order of rows and their stored size.
             digest=files.sha256_file(project.manifest),
+            ranks=ranks,
         )
 
     def racing(self, plan: ThawPlan, settings: TrainParams) -> Setup:
@@ -125,6 +136,7 @@ class Setup:
             frozen_norms=self.plan.batch_norm == "frozen",
             folder=folder,
             on_checkpoint=on_checkpoint,
+            ranks=self.ranks,
         )
 
     def data(self, index: int) -> PhaseData:
@@ -162,7 +174,7 @@ class Setup:
                 with torch.no_grad():
                     linear.weight.copy_(weight)
                     linear.bias.copy_(bias)
-        return time.perf_counter() - begun, cpu_seconds() - cpu
+        return time.perf_counter() - begun, self.ranks.total(cpu_seconds() - cpu)[0]
 
     def model_state(self) -> dict[str, Tensor]:
         """All parameters and buffers of the model, on the CPU, under the library's own names."""
@@ -177,7 +189,9 @@ class Setup:
             return Fresh(prefix, rows, augmented)
         epochs = self.plan.phases[index].epochs or self.settings.epochs
         views = range(1, min(self.policy.views, epochs) + 1) if augmented else [0]
-        kept = [prefix.keep(rows, view) for view in views]
+        own = {view: prefix.keep(rows, view) for view in self.ranks.share(views)}
+        self.ranks.wait()
+        kept = [own.get(view) or prefix.keep(rows, view) for view in views]
         self.prefix_seconds += sum(k.seconds for k in kept)
         self.prefix_cpu_seconds += sum(k.cpu_seconds for k in kept)
         self.prefix_spared = all(k.spared for k in kept)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import tasks.thaw_strategies
-from tasks import augment, embed, freeze, plugins, problems, select, train, tune
-from tasks.params import HeadParams, Params
+from tasks import (
+    augment,
+    embed,
+    files,
+    freeze,
+    plugins,
+    problems,
+    select,
+    train,
+    tune,
+    versions,
+)
+from tasks.params import HeadParams, Params, replace
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tests.tasks import drawn_project
 
@@ -104,10 +119,10 @@ def test_auto_takes_the_depth_and_the_rate_that_did_best(project: Project) -> No
 
 def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Project) -> None:
     _, first, _ = trained(project, settings(train={"learning_rate": 0.02}))
-    files = sorted((project.scratch / "prefix").glob("*.npy"))
+    kept = sorted((project.scratch / "prefix").glob("*.npy"))
     _, second, _ = trained(project, settings(train={"learning_rate": 0.03}))
     assert second.prefix_cached
-    assert sorted((project.scratch / "prefix").glob("*.npy")) == files
+    assert sorted((project.scratch / "prefix").glob("*.npy")) == kept
     assert second.prefix_seconds > 0 and second.seconds >= second.prefix_seconds
     assert first.frozen_before == second.frozen_before
 
@@ -121,3 +136,39 @@ def test_recipes_of_all_kinds_train(project: Project) -> None:
     recipe = {"mix": "cutmix", "balance": "class_weights", "schedule": "one_cycle"}
     _, run, _ = trained(project, settings(train={**recipe, "micro_batch": 4}))
     assert run.frozen_before == run.frozen_after and run.steps == 6
+
+
+def test_two_processes_train_as_a_stage(project: Project) -> None:
+    """Two gloo processes of the command that DVC calls, in its process group; one writes."""
+    shared = settings(
+        train={"devices": 2, "learning_rate": 1e-3, "head": {"dropout": 0}},
+        freeze={"batch_norm": "frozen", "cache": "on"},
+    )
+    _, alone, _ = trained(project, replace(shared, {"train.devices": 1}))
+    losses = history(project)
+    freeze.run(project, shared)
+    tune.run(project, shared)
+    for view in (project.scratch / "prefix").iterdir():
+        view.unlink()
+    files.write_json(project.root / "params.yaml", shared.model_dump(by_alias=True))
+    versions.write(project.root)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("stage_without_server.py")), project.root],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = TrainRun.read(project.train / "run.json")
+    assert run.device == "2 × cpu" and not run.prefix_cached
+    assert run.steps == alone.steps and run.frozen_after == alone.frozen_after
+    assert history(project) == pytest.approx(losses, rel=1e-3)
+    cost = files.read_json(project.scratch / "stages" / "train.json")
+    assert cost["stage"] == "train"
+
+
+def history(project: Project) -> list[float]:
+    with (project.train / "history.csv").open(encoding="utf-8") as file:
+        return [float(row[key]) for row in csv.DictReader(file)
+                for key in ("train_loss", "validation_loss")]  # fmt: skip
