@@ -90,6 +90,7 @@ def loop_steps_a_second(setup: Setup) -> tuple[float, int]:
 
 def against_ceiling(project: Project, fraction: float, rounds: int) -> dict[str, Any]:
     """Loop and ceiling in turns, for one thaw line."""
+    projects.restore(project.root)
     projects.change(project.root, {"freeze.thaw_fraction": fraction, "train.epochs": 1})
     projects.run(project.root, "freeze", "tune")
     params = params_file.load(project.root)
@@ -198,12 +199,7 @@ def main() -> None:
     options = _options()
     results = Results("ceiling", "Training from the cache against its ceiling", options.results)
     data = peer_data.make("fashion_mnist", options.work, options.quick)
-    root = data.project.root
-    params = (root / "params.yaml").read_bytes()
-    try:
-        loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
-    finally:
-        (root / "params.yaml").write_bytes(params)
+    loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
     runner = Runner(options.work, commit(), "", 60 * options.patience)
     epochs = {"train.epochs": 2} if options.quick else {}
     cache = cached_against_uncached(runner, data, options.seeds, epochs)

@@ -45,6 +45,16 @@ def change(root: Path, values: dict[str, Any]) -> None:
     params_file.set_values(root, [f"{key}={value}" for key, value in values.items()])
 
 
+def restore(root: Path) -> None:
+    """Put the parameters back to what they were at the first call, even after a kill."""
+    params, first = root / "params.yaml", root / "params.first.yaml"
+    if not first.exists():
+        with files.atomic(first) as temporary:
+            shutil.copyfile(params, temporary)
+    with files.atomic(params) as temporary:
+        shutil.copyfile(first, temporary)
+
+
 def start(root: Path, stage: str) -> subprocess.Popen[bytes]:
     """Start one stage of a project, silently."""
     quiet = subprocess.DEVNULL

@@ -4,8 +4,8 @@
     augment ← prepare
     embed ← augment, prepare
     select ← embed, prepare
-    freeze ← augment, select
-    tune ← embed, prepare, select
+    freeze ← augment, prepare, select
+    tune ← augment, embed, freeze, prepare, select
     train ← augment, freeze, prepare, tune
     evaluate ← augment, embed, freeze, prepare, select, train, tune
     package ← augment, evaluate, freeze, prepare, select, train, tune

@@ -23,4 +23,5 @@ def run(project: Project, params: Params) -> None:
     policy = problem.policy(params.augment, params.seed)
     problem.preview(project, policy, project.augment / "preview.png")
     policy.write(project.augment / "policy.json")
-    replace(policy, seed=0, views=0, transforms=[]).write(project.augment / "plain.json")
+    plain = replace(policy, seed=0, views=0, transforms=[], refresh_epochs=0, test_time="none")
+    plain.write(project.augment / "plain.json")

@@ -8,8 +8,9 @@ seconds) and the report.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ from tasks.retention import Knowledge, Retention
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
+    from torch import Tensor, nn
 
     from tasks.engine.device import Compute
     from tasks.problems import Backbone, Examples
@@ -126,6 +127,8 @@ def _forward(
     project: Project, params: Params, summary: DataSummary, manifest: pd.DataFrame
 ) -> tuple[dict[str, Floats], baselines.Features]:
     """Logits of validation and test [n, classes], and the test features of the frozen backbone."""
+    import torch
+
     import tasks.problems
     from tasks.engine import device
 
@@ -139,10 +142,18 @@ def _forward(
     model, _ = _trained(project, problem, plan.backbone, len(summary.classes))
     frozen = _up_to_deepest(project, backbone, examples)
     size = params.embed.batch_size
+
+    def predict(inputs: Tensor) -> Tensor:
+        views = problem.test_views(inputs, policy)
+        return torch.stack([model(view) for view in views]).mean(0)
+
+    channels_last: dict[str, Any] = {"memory_format": torch.channels_last}
+    model.to(exact.device, **channels_last)
     logits = {
-        split: _outputs(model, examples, _rows(manifest, split), size, exact, f"predict {split}")
+        split: _outputs(predict, examples, _rows(manifest, split), size, exact, f"predict {split}")
         for split in ("validation", "test")
     }
+    frozen.to(fast.device, **channels_last)
     features = _outputs(
         frozen, examples, _rows(manifest, "test"), size, fast, "frozen features of test"
     )
@@ -195,13 +206,16 @@ def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> 
 
 
 def _outputs(
-    model: nn.Module, examples: Examples, rows: Ints, size: int, compute: Compute, what: str
+    model: Callable[[Tensor], Tensor],
+    examples: Examples,
+    rows: Ints,
+    size: int,
+    compute: Compute,
+    what: str,
 ) -> npt.NDArray[np.float32]:
     """What the model gives for the plain view of some rows: [n, d]."""
     import torch
 
-    model.to(compute.device)
-    model.to(memory_format=torch.channels_last)
     found: list[npt.NDArray[np.float32]] = []
     with torch.inference_mode(), progress(what, len(rows)) as advance:
         for start in range(0, len(rows), size):

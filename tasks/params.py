@@ -72,6 +72,8 @@ class AugmentParams(Section):
 
     policy: str | list[str | dict[str, Any]] = "flips_crops"
     views: Count = 4
+    refresh_epochs: Annotated[int, Field(ge=0)] = 0
+    test_time: Literal["none", "flip"] = "none"
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     resize: Literal["squash", "crop", "pad"] = "squash"
 

@@ -134,6 +134,8 @@ class ViewPolicy:
     image_size: int
     resize: str
     transforms: list[dict[str, Any]]  # [{name, arguments}], of torchvision.transforms.v2
+    refresh_epochs: int = 0  # the kept views are others after so many epochs; 0: never
+    test_time: str = "none"  # what predictions are averaged over: none (the plain view) | flip
 
     @classmethod
     def read(cls, path: Path) -> ViewPolicy:

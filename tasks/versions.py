@@ -16,14 +16,14 @@ CODE_FILE = "code.yaml"
 
 VERSIONS = {
     "prepare": 1,
-    "augment": 2,
+    "augment": 3,
     "embed": 1,
     "select": 1,
     "freeze": 2,
     "tune": 3,
-    "train": 2,
+    "train": 3,
     "evaluate": 2,
-    "package": 1,
+    "package": 2,
 }
 
 HEADER = """\

@@ -8,7 +8,6 @@ data (`tests/flows/test_new.py`).
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,15 +150,13 @@ def test_images_that_cannot_be_read_are_each_named_with_the_reason(
 
 
 def test_backbones_unknown_or_out_of_reach(data: Path, tmp_path: Path) -> None:
-    """Through the whole flow, within seconds; no features are left."""
+    """Through the whole flow; no features are left."""
     project = small.new(tmp_path / "project", data)
-    began = time.monotonic()
     done = small.call(
         project.root, "thawline", "run", "--set", "embed.backbones=[mobilenet_v22, resnet18]",
         TORCH_HOME=str(tmp_path / "none"), **small.guarded(tmp_path / "guard"),
     )  # fmt: skip
     assert done.returncode == 1
-    assert time.monotonic() - began < 90
     assert "Traceback" not in done.stderr
     told = done.stderr.partition("thawline: ")[2].splitlines()
     assert len(told) == 3  # two stages, and where the log is

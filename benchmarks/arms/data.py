@@ -58,6 +58,7 @@ def make(name: str, work: Path, quick: bool) -> Data:
     folder = work / f"data-{projects.version()}"
     folder.mkdir(parents=True, exist_ok=True)
     project = {"fashion_mnist": _fashion_mnist, "tuxpaint": _tuxpaint}[name](folder, quick)
+    projects.restore(project.root)
     pixels = project.root / "pixels"
     done = pixels / "done.json"
     digest = files.sha256_file(project.manifest) if project.manifest.exists() else ""

@@ -22,7 +22,7 @@ from tasks import catalogue, files
 
 QUIET = 0.3  # cores in use by others below which the machine counts as quiet
 DISTURBED = 0.6  # cores in use by others above which a run is measured again
-ATTEMPTS = 3
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True)

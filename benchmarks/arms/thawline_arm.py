@@ -18,18 +18,15 @@ PHASES = ("augment", "freeze", "tune", "train", "evaluate")
 
 
 def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
-    """Train with some parameters changed from those of the project, and put them back.
+    """Train with some parameters changed from those of the project.
 
     CPU seconds are `train.cpu_seconds`: the frozen prefix is computed anew and charged.
     """
     root = data.project.root
-    params = (root / "params.yaml").read_bytes()
-    try:
-        projects.change(root, {"seed": seed, **settings})
-        projects.forget(root)
-        projects.run(root, *PHASES)
-    finally:
-        (root / "params.yaml").write_bytes(params)
+    projects.restore(root)
+    projects.change(root, {"seed": seed, **settings})
+    projects.forget(root)
+    projects.run(root, *PHASES)
     projects.wait_for_tracking(root)
     metrics = files.read_json(data.project.reports / "metrics.json")
     trained = files.read_json(data.project.train / "run.json")

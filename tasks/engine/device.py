@@ -35,9 +35,18 @@ class Compute:
 
     def send(self, tensor: Tensor) -> Tensor:
         """Copy a batch to the device, without waiting where the device allows it."""
+        if tensor.device.type == self.device.type:
+            return tensor
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+    def kept_near(self, tensor: Tensor) -> Tensor:
+        """The tensor on a GPU that has room for twice its size, else where it is."""
+        if self.device.type != "cuda":
+            return tensor
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return tensor.to(self.device) if 2 * tensor.nbytes < free else tensor
 
 
 def resolve(device: str = "auto", precision: str = "auto") -> Compute:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +40,20 @@ class Kept:
             if batch.ndim == 4:  # convolutions are faster on it, above all in bfloat16
                 batch = batch.contiguous(memory_format=torch.channels_last)
             yield self.compute.send(batch)
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """From kept views of which others take the place after so many epochs."""
+
+    keep: Callable[[int], Tensor]  # a view by its number, from 1
+    count: int
+    epochs: int
+    compute: Compute
+
+    def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
+        view = 1 + epoch // self.epochs * self.count + epoch % self.epochs % self.count
+        yield from Kept([self.keep(view)], self.compute).batches(positions, 0)
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,6 @@ class Ranks:
     def level(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the values of the first."""
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
-
     def admit(self, network: Network, learned: Collection[str], frozen: bool) -> None:
         """Make batch norms that learn see whole batches (`frozen`: they use none).
 
@@ -131,9 +128,6 @@ class Several(Ranks):
                 plain = tensor.contiguous()  # weights may be channels_last
                 distributed.broadcast(plain, 0)
                 tensor.copy_(plain)
-
-    def wait(self) -> None:
-        self.highest(0)
 
     def admit(self, network: Network, learned: Collection[str], frozen: bool) -> None:
         for index in [network.index(name) for name in learned]:

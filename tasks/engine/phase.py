@@ -63,6 +63,8 @@ class PhaseRun:
     def run(self) -> None:
         self.state.frozen_before.setdefault(self.name, digest(self.network.frozen()))
         done = self.state.phase_step
+        if not self.state.history:
+            self._judge(None, 0.0)  # epoch 0: a start in closed form may be the best there is
         with progress(f"training, {self.phase.name}", self.epochs * self.steps_an_epoch) as go:
             go(done)
             for epoch in range(done // self.steps_an_epoch, self.epochs):
@@ -183,8 +185,15 @@ class PhaseRun:
         return total
 
     def _finish_epoch(self) -> None:
+        self.state.epoch += 1
+        train_loss = self.state.loss_sum / self.steps_an_epoch
+        self.state.loss_sum = 0.0
+        self._judge(train_loss, self.optimizer.param_groups[-1]["lr"])
+        self._point("train_loss", train_loss, self.state.epoch)
+
+    def _judge(self, train_loss: float | None, rate: float) -> None:
+        """Note how the network does on validation, and keep it if it is the best so far."""
         state = self.state
-        state.epoch += 1
         loss, accuracy = self._validate()
         if not math.isfinite(loss):
             raise ThawlineError(
@@ -194,15 +203,14 @@ class PhaseRun:
         row = {
             "epoch": state.epoch,
             "phase": self.phase.name,
-            "learning_rate": self.optimizer.param_groups[-1]["lr"],
-            "train_loss": state.loss_sum / self.steps_an_epoch,
+            "learning_rate": rate,
+            "train_loss": train_loss,
             "validation_loss": loss,
             "validation_accuracy": accuracy,
         }
-        state.loss_sum = 0.0
         state.history.append(row)
-        for key in ("train_loss", "validation_loss", "validation_accuracy"):
-            self._point(key, row[key], state.epoch)
+        self._point("validation_loss", loss, state.epoch)
+        self._point("validation_accuracy", accuracy, state.epoch)
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
             kept = self._judged().state(self.trainer.learned)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import tasks.problems
 from tasks import files, plugins
 from tasks.engine import heads, low_rank
 from tasks.engine.device import Compute, resolve
-from tasks.engine.feeds import Feed, Fresh, Kept
+from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
 from tasks.engine.network import Network, digest
 from tasks.engine.parallel import Ranks
@@ -54,7 +55,7 @@ class Setup:
     ranks: Ranks = field(default_factory=Ranks)
     prefix_seconds: float = 0.0
     prefix_cpu_seconds: float = 0.0
-    prefix_spared: bool = False
+    prefix_computed: int = 0  # views that no cache had
     _data: dict[int, PhaseData] = field(default_factory=dict)
 
     @classmethod
@@ -119,8 +120,18 @@ class Setup:
     def racing(self, plan: ThawPlan, settings: TrainParams) -> Setup:
         """The same network and data for another plan and recipe."""
         return replace(
-            self, plan=plan, settings=settings, prefix_seconds=0.0, prefix_cpu_seconds=0.0, _data={}
+            self,
+            plan=plan,
+            settings=settings,
+            prefix_seconds=0.0,
+            prefix_cpu_seconds=0.0,
+            prefix_computed=0,
+            _data={},
         )
+
+    @property
+    def prefix_spared(self) -> bool:
+        return self.prefix_seconds > 0 and not self.prefix_computed
 
     @property
     def prefix_folder(self) -> Path:
@@ -188,14 +199,31 @@ class Setup:
         if not (self.plan.cache and line):
             return Fresh(prefix, rows, augmented)
         epochs = self.plan.phases[index].epochs or self.settings.epochs
+
+        def keep(view: int, on_the_clock: bool = False) -> Tensor:
+            dealt = self._deal(prefix, rows, [view]) if on_the_clock else 0
+            kept = prefix.keep(rows, view)
+            self.prefix_computed += not kept.spared
+            if (kept.spared and not dealt) or not on_the_clock:
+                self.prefix_seconds += kept.seconds
+                self.prefix_cpu_seconds += kept.cpu_seconds
+            return kept.values
+
+        if augmented and 0 < self.policy.refresh_epochs < epochs:
+            later = partial(keep, on_the_clock=True)  # within a step's time
+            return Refreshed(later, self.policy.views, self.policy.refresh_epochs, self.compute)
         views = range(1, min(self.policy.views, epochs) + 1) if augmented else [0]
-        own = {view: prefix.keep(rows, view) for view in self.ranks.share(views)}
-        self.ranks.wait()
-        kept = [own.get(view) or prefix.keep(rows, view) for view in views]
-        self.prefix_seconds += sum(k.seconds for k in kept)
-        self.prefix_cpu_seconds += sum(k.cpu_seconds for k in kept)
-        self.prefix_spared = all(k.spared for k in kept)
-        return Kept([k.values for k in kept], self.compute)
+        self._deal(prefix, rows, views)
+        return Kept([self.compute.kept_near(keep(view)) for view in views], self.compute)
+
+    def _deal(self, prefix: Prefix, rows: npt.NDArray[np.int64], views: Sequence[int]) -> int:
+        """With several processes, let each compute its share of the views, which all then read."""
+        if self.ranks.size == 1:
+            return 0
+        spared = [prefix.keep(rows, view).spared for view in self.ranks.share(views)]
+        computed = int(self.ranks.total(spared.count(False))[0])
+        self.prefix_computed += computed
+        return computed
 
     def _prefix(self, line: int) -> Prefix:
         return Prefix(
@@ -226,7 +254,7 @@ class Setup:
 
 def _without_count(policy: ViewPolicy) -> dict[str, object]:
     """A view does not depend on how many there are."""
-    return dict(replace(policy, views=0).__dict__)
+    return dict(replace(policy, views=0, refresh_epochs=0, test_time="none").__dict__)
 
 
 def _transfer(backbone: nn.Module, model: nn.Module, head: str) -> None:

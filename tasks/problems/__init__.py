@@ -16,6 +16,7 @@ Views (`tasks.augment`, `tasks.engine`):
 - `policy(params, seed) -> ViewPolicy`: the augmentation policy, resolved and checked.
 - `preview(project, policy, path)`: a picture of what training sees.
 - `examples(project, policy, backbone) -> Examples`: the inputs of the network.
+- `test_views(inputs, policy) -> list[Tensor]`: what a prediction is averaged over.
 
 Networks (`tasks.embed`, `tasks.engine`, `tasks.package`):
 - `backbone(name, embed, root) -> Backbone`: the pretrained network, weights checked.

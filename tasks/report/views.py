@@ -76,14 +76,16 @@ def bars(evaluation: Values) -> list[Values]:
 
 def curves(history: pd.DataFrame) -> Values:
     """Two charts over the epochs, and the phases."""
-    epochs = [float(e) for e in history["epoch"]]
+    by_epoch = history.set_index(history["epoch"].astype(float))
+    epochs = list(by_epoch.index)
     x = charts.counting_axis(epochs, 44, 408)
 
+    def line(column: str) -> list[tuple[float, float]]:
+        values = by_epoch[column].dropna()  # before the first step there is no training loss
+        return list(zip(values.index, values, strict=True))
+
     def chart(title: str, names: dict[str, str]) -> Values:
-        series = [
-            charts.Series(name, column, list(zip(epochs, history[column], strict=True)))
-            for column, name in names.items()
-        ]
+        series = [charts.Series(name, column, line(column)) for column, name in names.items()]
         values = [value for line in series for _, value in line.points]
         return {"title": title, "series": series, "y": charts.axis(values, 190, 14)}
 

@@ -100,20 +100,22 @@ def test_an_upgrade_of_a_stages_code_is_a_reason(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reproduce_all(project)
-    monkeypatch.setitem(versions.VERSIONS, "train", 2)
-    expected = {"train": ["its code changed (version 1 → 2)"]}
+    now = versions.VERSIONS["train"]
+    monkeypatch.setitem(versions.VERSIONS, "train", now + 1)
+    expected = {"train": [f"its code changed (version {now} → {now + 1})"]}
     assert reasons(project, upgraded=versions.changes(project.root)) == expected
-    assert versions.update(project.root) == {"train": (1, 2)}
+    assert versions.update(project.root) == {"train": (now, now + 1)}
     assert reasons(project) == expected
     assert reproduce(project, "train") == "done"
 
 
 def test_a_result_of_a_newer_thawline_is_not_overwritten(project: Project) -> None:
     code = project.root / "code.yaml"
-    code.write_text(code.read_text().replace("train: 1", "train: 9"))
+    now = versions.VERSIONS["train"]
+    code.write_text(code.read_text().replace(f"train: {now}", "train: 999"))
     with pytest.raises(ThawlineError, match="install the newer Thawline"):
         versions.update(project.root)
-    assert "train: 9" in code.read_text()
+    assert "train: 999" in code.read_text()
 
 
 def test_the_repositorys_code_yaml_is_the_installed_one(repository_root: Any) -> None:

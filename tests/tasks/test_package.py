@@ -75,6 +75,7 @@ def test_the_record_rebuilds_the_network_and_its_inputs(tmp_path: Path) -> None:
         "store_side": 64,
         "image_size": 64,
         "resize": "pad",
+        "test_time": "none",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
     }

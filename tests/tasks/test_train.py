@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,8 +20,10 @@ import tasks.thaw_strategies
 from tasks import (
     augment,
     embed,
+    evaluate,
     files,
     freeze,
+    package,
     plugins,
     problems,
     select,
@@ -25,7 +31,9 @@ from tasks import (
     tune,
     versions,
 )
-from tasks.params import HeadParams, Params, replace
+from tasks.params import AugmentParams, HeadParams, Params, replace
+from tasks.problems.image_classification.image_store import ImageStore
+from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tests.tasks import drawn_project
 
@@ -138,6 +146,51 @@ def test_recipes_of_all_kinds_train(project: Project) -> None:
     assert run.frozen_before == run.frozen_after and run.steps == 6
 
 
+@contextlib.contextmanager
+def viewed(project: Project, **shape: object) -> Iterator[Params]:
+    """Parameters whose views differ from those of the other tests, for a while."""
+    plain = settings().augment.model_dump()
+    params = settings(train={"epochs": 3}).model_copy(
+        update={"augment": AugmentParams.model_validate({**plain, **shape})}
+    )
+    try:
+        augment.run(project, params)
+        yield params
+    finally:
+        augment.run(project, settings())
+
+
+def test_views_are_refreshed_and_each_is_computed_once(project: Project) -> None:
+    folder = project.scratch / "prefix"
+    shutil.rmtree(folder, ignore_errors=True)
+    with viewed(project, refresh_epochs=1) as params:
+        _, run, weights = trained(project, params)
+        assert len(list(folder.glob("*.npy"))) == 1 + 3  # validation, and another view each epoch
+        assert not run.prefix_cached
+        shutil.rmtree(project.scratch / "checkpoints")
+        _, again, same = trained(project, params)
+        assert again.prefix_cached and again.prefix_seconds > 0
+        assert all(torch.equal(weights[key], same[key]) for key in weights)
+
+
+def test_mirror_images_are_averaged_in_evaluation_and_in_the_packaged_model(
+    project: Project,
+) -> None:
+    with viewed(project, test_time="flip") as params:
+        trained(project, params)
+        evaluate.run(project, params)
+        package.run(project, params)
+    model = Predictor(project.models)
+    found = pd.read_parquet(project.evaluate / "predictions.parquet")
+    frame = pd.read_parquet(project.manifest)
+    store = ImageStore(project.prepared, frame)
+    pixels = [store.image(row) for row in frame.index[frame["split"] == "test"]]
+    columns = [name for name in found if name.startswith("p_")]
+    for images in (pixels, [np.ascontiguousarray(image[:, ::-1]) for image in pixels]):
+        shares = model.predict(images).filter(like="p_").to_numpy()
+        assert np.abs(shares - found[columns].to_numpy()).max() < 2e-3  # a resize is not mirrored
+
+
 def test_two_processes_train_as_a_stage(project: Project) -> None:
     """Two gloo processes of the command that DVC calls, in its process group; one writes."""
     shared = settings(
@@ -170,5 +223,5 @@ def test_two_processes_train_as_a_stage(project: Project) -> None:
 
 def history(project: Project) -> list[float]:
     with (project.train / "history.csv").open(encoding="utf-8") as file:
-        return [float(row[key]) for row in csv.DictReader(file)
-                for key in ("train_loss", "validation_loss")]  # fmt: skip
+        rows = list(csv.DictReader(file))
+    return [float(row[key] or 0) for row in rows for key in ("train_loss", "validation_loss")]

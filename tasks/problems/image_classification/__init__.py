@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
-    from torch import nn
+    from torch import Tensor, nn
 
     from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
     from tasks.problems import Backbone, Examples
@@ -84,6 +84,13 @@ def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
     from tasks.problems.image_classification import backbones
 
     return backbones.build(name, classes, head)
+
+
+def test_views(inputs: Tensor, policy: ViewPolicy) -> list[Tensor]:
+    """The inputs [n, 3, side, side], and mirrored ones where the policy says so."""
+    from tasks.problems.image_classification import inputs as views
+
+    return views.test_views(inputs, policy.test_time)
 
 
 def thumbnails(project: Project, rows: Sequence[int], size: int) -> list[str]:

@@ -46,6 +46,11 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     return values.div_(255).sub_(channels(mean)).div_(channels(std))
 
 
+def test_views(images: Tensor, test_time: str) -> list[Tensor]:
+    """The inputs [n, 3, h, w] whose outputs are averaged when predicting."""
+    return [images, images.flip(-1)] if test_time == "flip" else [images]
+
+
 def _padded(pixels: Tensor, side: int) -> Tensor:
     height, width = pixels.shape[1:]
     top, left = (side - height) // 2, (side - width) // 2

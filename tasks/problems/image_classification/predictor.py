@@ -96,7 +96,9 @@ class Predictor:
         view = self.record["inputs"]
         with torch.inference_mode():
             normal = inputs.normalised(pixels.to(self.device), view["mean"], view["std"])
-            logits = self.model(normal).double() / self.record["temperature"]
+            views = inputs.test_views(normal, view.get("test_time", "none"))
+            outputs = torch.stack([self.model(each) for each in views]).mean(0)
+            logits = outputs.double() / self.record["temperature"]
             shares: npt.NDArray[np.float64] = logits.softmax(dim=1).cpu().numpy()
         return shares
 
@@ -158,6 +160,7 @@ def describe(project: Project, params: Params, backbone: str) -> dict[str, Any]:
             "store_side": params.prepare.store_side,
             "image_size": policy.image_size,
             "resize": policy.resize,
+            "test_time": policy.test_time,
             "mean": list(mean),
             "std": list(std),
         },

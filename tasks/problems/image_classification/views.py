@@ -84,6 +84,8 @@ def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
         image_size=augment.image_size,
         resize=augment.resize,
         transforms=transforms,
+        refresh_epochs=augment.refresh_epochs if transforms else 0,
+        test_time=augment.test_time,
     )
     _try(resolved)
     return resolved
