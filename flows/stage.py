@@ -116,5 +116,7 @@ def recorded_seconds(project: Project, stage: str) -> float | None:
 
 
 def _tell_flow(message: str) -> None:
-    if path := os.environ.get(ERROR_FILE):
+    path = os.environ.get(ERROR_FILE)
+    # What follows a first error, as in other processes of the same training, explains less.
+    if path and not Path(path).exists():
         files.write_json(Path(path), {"message": message})

@@ -25,10 +25,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NUMBER = "number"  # the tag by which errors tell a number from `auto`
-NumberOrAuto = Annotated[
-    Annotated[float, Field(gt=0, le=1), Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
-    Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
-]
+_Auto = Annotated[Literal["auto"], Tag("auto")]
+_which = Discriminator(lambda value: "auto" if value == "auto" else NUMBER)
+NumberOrAuto = Annotated[Annotated[float, Field(gt=0, le=1), Tag(NUMBER)] | _Auto, _which]
+CountOrAuto = Annotated[Annotated[int, Field(ge=1, le=1024), Tag(NUMBER)] | _Auto, _which]
 
 
 class Section(BaseModel):
@@ -187,6 +187,7 @@ class TrainParams(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
     patience: Annotated[int, Field(ge=0)] = 0
     average_weights: Literal["none", "blend_with_start"] = "none"
+    devices: CountOrAuto = 1
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10
 
 

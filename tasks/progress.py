@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PROGRESS_FILE = "THAWLINE_PROGRESS"  # environment variable: where the flow wants to read it
+PROCESS = "LOCAL_RANK"  # environment variable: of several processes, the first shows progress
 
 
 class Advance(Protocol):
@@ -27,7 +28,9 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     >>> with progress("embedding", total=100) as advance:
     ...     advance(64)
     """
-    if path := os.environ.get(PROGRESS_FILE):
+    if os.environ.get(PROCESS, "0") != "0":
+        yield lambda n=1, **figures: None
+    elif path := os.environ.get(PROGRESS_FILE):
         yield _file_reporter(Path(path), what, total)
     elif sys.stderr.isatty():
         with _bar() as bar:

@@ -17,8 +17,11 @@ from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tasks.retention import Retention
 
 if TYPE_CHECKING:
+    import torch
+
     from tasks.engine.device import Compute
     from tasks.engine.loop import Trainer
+    from tasks.engine.parallel import Ranks
     from tasks.engine.setup import Setup
     from tasks.engine.state import State
 
@@ -27,6 +30,8 @@ KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in s
 
 def run(project: Project, params: Params) -> None:
     """Train, or go on where a killed training stopped, and write weights, history and record."""
+    from tasks.engine import parallel
+    from tasks.engine.device import resolve
     from tasks.engine.memory import PeakMemory
     from tasks.engine.prefix import prune
     from tasks.engine.setup import Setup
@@ -35,8 +40,13 @@ def run(project: Project, params: Params) -> None:
     fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
     settings = TrainParams.model_validate(fixed | Tuning.read(project.tuning).train)
     with PeakMemory() as memory:
-        setup = Setup.make(project, params, plan, settings)
-        folder = _scratch(project, _identity(project, params, setup.compute))
+        compute = resolve(params.device, params.precision)
+        ranks = parallel.start(settings.devices, compute.device)
+        setup = Setup.make(project, params, plan, settings, ranks)
+        folder = _scratch(project, _identity(project, params, compute, ranks))
+        if ranks.rank:  # the first process alone keeps records and writes results
+            _fit(setup, setup.trainer(folder, lambda state: None))
+            raise SystemExit(0)
         _end_abandoned(project, folder)
         run_key = _run_key(folder)
         name = f"{plan.backbone} {plan.strategy}"
@@ -51,10 +61,8 @@ def run(project: Project, params: Params) -> None:
             sent = len(state.points)
 
         trainer = setup.trainer(folder, report)
-        if not trainer.restore():
-            trainer.state.seconds, trainer.state.cpu_seconds = setup.init_head()
         try:
-            state = trainer.fit(setup.data)
+            state = _fit(setup, trainer)
         except ThawlineError:
             spool.end("FAILED")  # going on later opens it again
             raise
@@ -66,6 +74,15 @@ def run(project: Project, params: Params) -> None:
     record = _record(params, setup, trainer, run_key, peak)
     record.write(path.with_name("run.json"))
     prune(setup.prefix_folder, int(params.freeze.cache_gigabytes * 1e9))
+
+
+def _fit(setup: Setup, trainer: Trainer) -> State:
+    """Train, or go on from a checkpoint; from here on the first process is alone."""
+    if not trainer.restore():
+        trainer.state.seconds, trainer.state.cpu_seconds = setup.init_head()
+    state = trainer.fit(setup.data)
+    setup.ranks = setup.ranks.end()
+    return state
 
 
 def _blended(setup: Setup, state: State) -> tuple[Retention, dict[str, Any]]:
@@ -98,7 +115,7 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         prefix_seconds=round(setup.prefix_seconds, 2),
         prefix_cached=setup.prefix_spared,
         peak_anonymous_mb=peak,
-        device=str(setup.compute.device),
+        device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,
         versions={
@@ -125,7 +142,11 @@ def _write(project: Project, weights: dict[str, Any], state: State) -> Path:
     return path
 
 
-def _identity(project: Project, params: Params, compute: Compute) -> str:
+def _devices(device: torch.device, count: int) -> str:
+    return str(device) if count == 1 else f"{count} × {device.type}"
+
+
+def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) -> str:
     """A digest of all that determines this training; checkpoints of another are never taken up."""
     return files.sha256_json(
         {
@@ -136,6 +157,7 @@ def _identity(project: Project, params: Params, compute: Compute) -> str:
             "seed": params.seed,
             "threads": params.threads,
             "device": compute.device.type,
+            "devices": ranks.size,
             "precision": compute.precision,
             "torch": importlib.metadata.version("torch"),
             "batch_size": params.embed.batch_size,

@@ -14,6 +14,7 @@ from torch import Tensor
 from tasks.engine import checkpoint
 from tasks.engine.device import Compute
 from tasks.engine.network import Network
+from tasks.engine.parallel import Ranks
 from tasks.engine.phase import PhaseRun
 from tasks.engine.state import PhaseData, State
 from tasks.params import TrainParams
@@ -38,6 +39,7 @@ class Trainer:
         frozen_norms: bool,
         folder: Path | None,
         on_checkpoint: Callable[[State], None] = lambda state: None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.network = network
         self.phases = phases
@@ -47,12 +49,14 @@ class Trainer:
         self.frozen_norms = frozen_norms
         self.folder = folder
         self.on_checkpoint = on_checkpoint
+        self.ranks = ranks or Ranks()
         self.state = State()
         self.resumed_from_step = 0
         self.learned = {name for phase in phases for name in phase.learning_rates}
         self.best: dict[str, Tensor] = {}
         self.restored: checkpoint.Checkpoint | None = None
         self.terminated = 0  # the signal that asked for an end
+        self.ranks.admit(network, self.learned, frozen_norms)
 
     def restore(self) -> bool:
         """Take up the newest whole checkpoint; False when there is none."""
@@ -71,6 +75,7 @@ class Trainer:
 
         Raises `ThawlineError` when the loss is no longer finite, before that step is taken.
         """
+        self.ranks.level(self.network.state().values())
         while self.state.phase < len(self.phases):
             index = self.state.phase
             inputs = data(index)
@@ -94,7 +99,7 @@ class Trainer:
 
     def save(self, running: PhaseRun | None) -> None:
         """Write a checkpoint, with the optimizer and the average of a running phase."""
-        if self.folder is not None:
+        if self.folder is not None and self.ranks.rank == 0:
             extra: dict[str, Any] = {"state": asdict(self.state)}
             tensors = checkpoint.prefixed("net/", self.network.state(self.learned))
             tensors |= checkpoint.prefixed("best/", self.best)
@@ -103,8 +108,9 @@ class Trainer:
                 extra["scaler"] = running.scaler.state_dict()
             checkpoint.save(self.folder, checkpoint.Checkpoint(self.state.step, tensors, extra))
         self.on_checkpoint(self.state)
-        if self.terminated:
-            raise SystemExit(128 + self.terminated)
+        self.terminated = self.ranks.highest(self.terminated)
+        if self.terminated:  # the end of the first process says why
+            raise SystemExit(0 if self.ranks.rank else 128 + self.terminated)
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:

@@ -36,6 +36,7 @@ class PhaseRun:
         self.trainer, self.data = trainer, data
         self.state, self.params = trainer.state, trainer.params
         self.network, self.compute = trainer.network, trainer.compute
+        self.ranks = trainer.ranks
         self.phase = trainer.phases[index]
         if self.params.learning_rate == "auto":
             raise ValueError("tune puts a number in place of learning_rate: auto")
@@ -92,7 +93,8 @@ class PhaseRun:
         order = _generator(self.trainer.seed, "order", self.state.phase, epoch)
         drawn = self.objective.order(self.data.train_targets, order)
         shuffled = drawn[: self.steps_an_epoch * self.batch]
-        batches = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
+        whole = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
+        batches = self.ranks.columns(whole)
         clock, cpu = time.perf_counter(), cpu_seconds()
         for inputs, chosen in zip(self.data.train.batches(batches, epoch), batches, strict=True):
             loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)])
@@ -101,7 +103,8 @@ class PhaseRun:
             if last:
                 self._finish_epoch()
             pause = time.monotonic() - self.saved
-            if pause >= self.params.checkpoint_seconds or self.trainer.terminated:
+            due = pause >= self.params.checkpoint_seconds or bool(self.trainer.terminated)
+            if self.ranks.highest(due):
                 clock, cpu = self._charge(clock, cpu)
                 self.trainer.save(self)
                 self.saved = time.monotonic()
@@ -111,16 +114,18 @@ class PhaseRun:
         """Add the time since to the record; returns the new start."""
         now, cpu_now = time.perf_counter(), cpu_seconds()
         self.state.seconds += now - clock
-        self.state.cpu_seconds += cpu_now - cpu
+        self.state.cpu_seconds += self.ranks.total(cpu_now - cpu)[0]
         return now, cpu_now
 
     def _step(self, inputs: Tensor, targets: Tensor) -> float:
         state = self.state
-        torch.manual_seed(_seed(self.trainer.seed, "step", state.phase, state.phase_step))
+        seed = _seed(self.trainer.seed, "step", state.phase, state.phase_step)
+        torch.manual_seed(seed + self.ranks.rank)
         rate = self._set_rates()
         value = self._gradients(inputs, self.compute.send(targets))
-        self.scaler.unscale_(self.optimizer)
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        value = self.ranks.sum_gradients(learning, value)
+        self.scaler.unscale_(self.optimizer)
         clip = self.params.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(learning, clip).item()
         # With a scaler, gradients beyond float16 only make it skip the step.
@@ -158,6 +163,11 @@ class PhaseRun:
                         "one example does not fit in the memory of "
                         f"{self.compute.device}; choose a smaller backbone or image size"
                     ) from None
+                if self.ranks.size > 1:  # the others may not have run out, and would wait
+                    raise ThawlineError(
+                        f"{self.micro_batch} examples do not fit in the memory of "
+                        f"{self.compute.device}; set train.micro_batch to {self.micro_batch // 2}"
+                    ) from None
                 self.micro_batch = math.ceil(self.micro_batch / 2)
                 torch.set_rng_state(generator)
 
@@ -169,7 +179,7 @@ class PhaseRun:
         for part, wanted in zip(*parts, strict=True):
             with self.compute.autocast():
                 logits = self.suffix(part)
-            loss = self.objective(logits.float(), wanted) * (len(part) / len(inputs))
+            loss = self.objective(logits.float(), wanted) * (len(part) / self.batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
@@ -226,8 +236,9 @@ class PhaseRun:
         modes = [(m, m.training) for m in model.modules()]
         model.eval()
         targets = self.data.validation_targets
-        batches = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / 256))
-        total, right = 0.0, 0
+        whole = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / 256))
+        batches = self.ranks.share(whole)
+        total, right = 0.0, 0.0
         with torch.no_grad():
             for inputs, chosen in zip(
                 self.data.validation.batches(batches, 0), batches, strict=True
@@ -241,6 +252,7 @@ class PhaseRun:
                 right += int((logits.argmax(1) == wanted).sum())
         for module, mode in modes:
             module.training = mode
+        total, right = self.ranks.total(total, right)
         return total / len(targets), right / len(targets)
 
     def _optimizer(self) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
 from tasks.engine.network import Network, digest
+from tasks.engine.parallel import Ranks
 from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
@@ -51,16 +52,25 @@ class Setup:
     classes: int
     digest: str
     kept: heads.Kept | None = None  # of a start whose head goes on
+    ranks: Ranks = field(default_factory=Ranks)
     prefix_seconds: float = 0.0
     prefix_cpu_seconds: float = 0.0
     prefix_computed: int = 0  # views that no cache had
     _data: dict[int, PhaseData] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, project: Project, params: Params, plan: ThawPlan, settings: TrainParams) -> Setup:
+    def make(
+        cls,
+        project: Project,
+        params: Params,
+        plan: ThawPlan,
+        settings: TrainParams,
+        ranks: Ranks | None = None,
+    ) -> Setup:
         """Load data and backbone; the weights must be those of the plan."""
+        ranks = ranks or Ranks()
         problem = plugins.load(tasks.problems, params.problem)
-        compute = resolve(params.device, params.precision)
+        compute = ranks.place(resolve(params.device, params.precision))
         policy = ViewPolicy.read(project.augment / "policy.json")
         summary = DataSummary.read(project.summary)
         backbone = problem.backbone(plan.backbone, params.embed, project.root)
@@ -111,6 +121,7 @@ class Setup:
             # Not the summary's digest, which does not know the order of rows and their stored size.
             digest=files.sha256_file(project.manifest),
             kept=heads.kept(backbone, summary.classes) if settings.head.init == "keep" else None,
+            ranks=ranks,
         )
 
     def racing(self, plan: ThawPlan, settings: TrainParams) -> Setup:
@@ -143,6 +154,7 @@ class Setup:
             frozen_norms=self.plan.batch_norm == "frozen",
             folder=folder,
             on_checkpoint=on_checkpoint,
+            ranks=self.ranks,
         )
 
     def data(self, index: int) -> PhaseData:
@@ -184,7 +196,7 @@ class Setup:
                 top.append(selection)
             if linear is not None:
                 self._solve(linear, self._features(top, data.train, order), targets)
-        return time.perf_counter() - begun, cpu_seconds() - cpu
+        return time.perf_counter() - begun, self.ranks.total(cpu_seconds() - cpu)[0]
 
     def _solve(self, linear: nn.Linear, features: Tensor, targets: Tensor) -> None:
         """Put the closed form in a layer, unless it reads something else than pooled features."""
@@ -214,9 +226,10 @@ class Setup:
         epochs = self.plan.phases[index].epochs or self.settings.epochs
 
         def keep(view: int, on_the_clock: bool = False) -> Tensor:
+            dealt = self._deal(prefix, rows, [view]) if on_the_clock else 0
             kept = prefix.keep(rows, view)
             self.prefix_computed += not kept.spared
-            if kept.spared or not on_the_clock:
+            if (kept.spared and not dealt) or not on_the_clock:
                 self.prefix_seconds += kept.seconds
                 self.prefix_cpu_seconds += kept.cpu_seconds
             return kept.values
@@ -225,7 +238,17 @@ class Setup:
             later = partial(keep, on_the_clock=True)  # within a step's time
             return Refreshed(later, self.policy.views, self.policy.refresh_epochs, self.compute)
         views = range(1, min(self.policy.views, epochs) + 1) if augmented else [0]
+        self._deal(prefix, rows, views)
         return Kept([self.compute.kept_near(keep(view)) for view in views], self.compute)
+
+    def _deal(self, prefix: Prefix, rows: npt.NDArray[np.int64], views: Sequence[int]) -> int:
+        """With several processes, let each compute its share of the views, which all then read."""
+        if self.ranks.size == 1:
+            return 0
+        spared = [prefix.keep(rows, view).spared for view in self.ranks.share(views)]
+        computed = int(self.ranks.total(spared.count(False))[0])
+        self.prefix_computed += computed
+        return computed
 
     def _prefix(self, line: int) -> Prefix:
         reading = self.plan.reading.layers if self.plan.reading else []

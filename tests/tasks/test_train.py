@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +17,22 @@ import torch
 from safetensors.torch import load_file
 
 import tasks.thaw_strategies
-from tasks import augment, embed, evaluate, freeze, package, plugins, problems, select, train, tune
+from tasks import (
+    augment,
+    embed,
+    evaluate,
+    files,
+    freeze,
+    package,
+    plugins,
+    problems,
+    select,
+    train,
+    tune,
+    versions,
+)
 from tasks.engine.multi_layer import MultiLayer
-from tasks.params import AugmentParams, HeadParams, Params
+from tasks.params import AugmentParams, HeadParams, Params, replace
 from tasks.problems.image_classification.image_store import ImageStore
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
@@ -115,10 +132,10 @@ def test_auto_takes_the_depth_and_the_rate_that_did_best(project: Project) -> No
 
 def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Project) -> None:
     _, first, _ = trained(project, settings(train={"learning_rate": 0.02}))
-    files = sorted((project.scratch / "prefix").glob("*.npy"))
+    kept = sorted((project.scratch / "prefix").glob("*.npy"))
     _, second, _ = trained(project, settings(train={"learning_rate": 0.03}))
     assert second.prefix_cached
-    assert sorted((project.scratch / "prefix").glob("*.npy")) == files
+    assert sorted((project.scratch / "prefix").glob("*.npy")) == kept
     assert second.prefix_seconds > 0 and second.seconds >= second.prefix_seconds
     assert first.frozen_before == second.frozen_before
 
@@ -177,3 +194,39 @@ def test_mirror_images_are_averaged_in_evaluation_and_in_the_packaged_model(
     for images in (pixels, [np.ascontiguousarray(image[:, ::-1]) for image in pixels]):
         shares = model.predict(images).filter(like="p_").to_numpy()
         assert np.abs(shares - found[columns].to_numpy()).max() < 2e-3  # a resize is not mirrored
+
+
+def test_two_processes_train_as_a_stage(project: Project) -> None:
+    """Two gloo processes of the command that DVC calls, in its process group; one writes."""
+    shared = settings(
+        train={"devices": 2, "learning_rate": 1e-3, "head": {"dropout": 0}},
+        freeze={"batch_norm": "frozen", "cache": "on"},
+    )
+    _, alone, _ = trained(project, replace(shared, {"train.devices": 1}))
+    losses = history(project)
+    freeze.run(project, shared)
+    tune.run(project, shared)
+    for view in (project.scratch / "prefix").iterdir():
+        view.unlink()
+    files.write_json(project.root / "params.yaml", shared.model_dump(by_alias=True))
+    versions.write(project.root)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("stage_without_server.py")), project.root],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = TrainRun.read(project.train / "run.json")
+    assert run.device == "2 × cpu" and not run.prefix_cached
+    assert run.steps == alone.steps and run.frozen_after == alone.frozen_after
+    assert history(project) == pytest.approx(losses, rel=1e-3)
+    cost = files.read_json(project.scratch / "stages" / "train.json")
+    assert cost["stage"] == "train"
+
+
+def history(project: Project) -> list[float]:
+    with (project.train / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [float(row[key] or 0) for row in rows for key in ("train_loss", "validation_loss")]

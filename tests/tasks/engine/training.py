@@ -14,6 +14,7 @@ from tasks.engine.device import resolve
 from tasks.engine.feeds import Kept
 from tasks.engine.loop import Trainer
 from tasks.engine.network import Network
+from tasks.engine.parallel import Ranks
 from tasks.engine.state import PhaseData
 from tasks.params import TrainParams
 from tasks.records import Phase
@@ -59,7 +60,14 @@ def phases() -> list[Phase]:
     ]
 
 
-def trainer(folder: Path | None, net: Network, **changes: object) -> Trainer:
+def trainer(
+    folder: Path | None,
+    net: Network,
+    *,
+    frozen_norms: bool = False,
+    ranks: Ranks | None = None,
+    **changes: object,
+) -> Trainer:
     settings = {"epochs": 8, "batch_size": 16, "learning_rate": 0.01, "ema": 0.9, **changes}
     settings.setdefault("checkpoint_seconds", 0)
     return Trainer(
@@ -68,8 +76,9 @@ def trainer(folder: Path | None, net: Network, **changes: object) -> Trainer:
         TrainParams(**settings),
         seed=5,
         compute=resolve("cpu", "float32"),
-        frozen_norms=False,
+        frozen_norms=frozen_norms,
         folder=folder,
+        ranks=ranks,
     )
 
 
