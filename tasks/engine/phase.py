@@ -211,7 +211,10 @@ class PhaseRun:
         state.history.append(row)
         self._point("validation_loss", loss, state.epoch)
         self._point("validation_accuracy", accuracy, state.epoch)
-        if state.best_loss is None or loss < state.best_loss:
+        # The start is there to fall back to: an epoch takes its place when it is as often right.
+        start = state.history[0]["validation_accuracy"]
+        over_start = state.best_epoch == 0 and state.epoch > 0 and accuracy >= start
+        if state.best_loss is None or loss < state.best_loss or over_start:
             state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
             kept = self._judged().state(self.trainer.learned)
             self.trainer.best = {k: v.detach().clone() for k, v in kept.items()}
