@@ -87,15 +87,7 @@ class Setup:
             model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
         model = model.to(compute.device, memory_format=torch.channels_last).eval()
         examples = problem.examples(project, policy, backbone)
-        manifest = pd.read_parquet(project.manifest, columns=["split", "target"])
-        rows = {
-            split: np.flatnonzero((manifest["split"] == split).to_numpy())
-            for split in ("train", "validation")
-        }
-        targets = {
-            split: torch.from_numpy(manifest["target"].to_numpy()[chosen].astype(np.int64))
-            for split, chosen in rows.items()
-        }
+        rows, targets = _learned_from(project)
         if isinstance(model, multi_layer.MultiLayer):
             network = model.network()
         else:
@@ -276,6 +268,19 @@ class Setup:
         pool = Pool()
         with torch.no_grad(), self.compute.autocast():
             return torch.cat([pool(top(x)).cpu() for x in feed.batches(batches, 0)])
+
+
+def _learned_from(
+    project: Project,
+) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, Tensor]]:
+    """Manifest rows and targets of the splits that training may see."""
+    manifest = pd.read_parquet(project.manifest, columns=["split", "target"])
+    rows = {
+        split: np.flatnonzero((manifest["split"] == split).to_numpy())
+        for split in ("train", "validation")
+    }
+    targets = manifest["target"].to_numpy(np.int64)
+    return rows, {split: torch.from_numpy(targets[chosen]) for split, chosen in rows.items()}
 
 
 def _without_count(policy: ViewPolicy) -> dict[str, object]:

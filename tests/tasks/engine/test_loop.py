@@ -170,8 +170,7 @@ def test_a_resume_after_any_step_ends_in_the_same_bits(
 ) -> None:
     """Steps 8, 9 and 13 lie around changes of phase (4 steps an epoch)."""
     whole, uninterrupted = fit(**recipe)
-    if stop >= uninterrupted.state.step:
-        pytest.skip("patience ended this training before")
+    stop = min(stop, uninterrupted.state.step - 1)  # patience may end a training early
 
     class Stopped(Exception):
         pass
