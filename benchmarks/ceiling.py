@@ -18,7 +18,6 @@ import statistics
 import time
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,8 +29,9 @@ from benchmarks import peers_report, projects
 from benchmarks.arms import data as peer_data
 from benchmarks.arms.data import Data
 from benchmarks.arms.runner import Arm, Run, Runner
-from benchmarks.results_file import RESULTS, Results, commit
-from tasks import catalogue, params_file
+from benchmarks.options import benchmark_parser, parsed
+from benchmarks.results_file import Results, commit
+from tasks import params_file
 from tasks.engine.setup import Setup
 from tasks.records import Project, ThawPlan, Tuning
 
@@ -208,22 +208,11 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ceiling", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    home = catalogue.weights_folder().parent / "benchmarks/peers"
-    parser.add_argument("--work", type=Path, default=home, help="where finished runs are kept")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = benchmark_parser("ceiling", __doc__, seeds=3)
     parser.add_argument("--rounds", type=int, default=7, help="turns of loop and ceiling")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the whole path")
-    parser.add_argument(
-        "--patience", type=float, default=0, help="minutes to wait for a quiet machine before a run"
-    )
-    options = parser.parse_args()
-    options.results = RESULTS
+    options = parsed(parser)
     if options.quick:
-        options.work = options.results = options.work / "quick"
         options.seeds, options.rounds = 1, 2
-    options.work.mkdir(parents=True, exist_ok=True)
     return options
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from benchmarks import peers_report
@@ -29,9 +28,9 @@ from benchmarks.arms import data as peer_data
 from benchmarks.arms.data import Data
 from benchmarks.arms.runner import Arm, Run, Runner
 from benchmarks.arms.thawline_arm import BEFORE
+from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Summary
-from benchmarks.results_file import RESULTS, Results, commit
-from tasks import catalogue
+from benchmarks.results_file import Results, commit
 
 PRECISIONS = ("float32", "bfloat16")
 FASTAI = {"epochs": (1, 2, 5, 10), "base_lr": (5e-4, 2e-3, 5e-3, 1e-2)}
@@ -216,23 +215,12 @@ def _section(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    home = catalogue.weights_folder().parent / "benchmarks/peers"
+    parser = benchmark_parser("peers", __doc__, seeds=5)
     parser.add_argument("--fastai-python", required=True, help="of the environment with fastai")
-    parser.add_argument("--work", type=Path, default=home, help="where finished runs are kept")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data", nargs="+", default=["fashion_mnist", "tuxpaint"])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the whole path")
-    parser.add_argument(
-        "--patience", type=float, default=0, help="minutes to wait for a quiet machine before a run"
-    )
-    options = parser.parse_args()
-    options.results = RESULTS
+    options = parsed(parser)
     if options.quick:
-        options.work = options.results = options.work / "quick"
         options.seeds, options.data = 1, options.data[:1]
-    options.work.mkdir(parents=True, exist_ok=True)
     return options
 
 
