@@ -17,7 +17,6 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import torch
@@ -127,10 +126,8 @@ def cached_against_uncached(
     common = {"freeze.thaw_fraction": CACHED_FRACTION, **epochs}
     arms = [Arm(cache, "thawline", {**common, "freeze.cache": cache}) for cache in ("auto", "off")]
     found: dict[str, list[Run]] = {arm.label: [] for arm in arms}
-    for seed, arm in product(range(seeds), arms):
-        run = runner.run(data, arm, seed)
-        found[arm.label].append(run)
-        print(f"cache {arm.label}, seed {seed}: {run.record}", flush=True)
+    for run in runner.runs(data, [(arm, seed) for seed in range(seeds) for arm in arms], "cache"):
+        found[run.arm.label].append(run)
     cached, uncached = (peers_report.Summary(runs) for runs in found.values())
     return {
         "thaw_fraction": CACHED_FRACTION,
@@ -200,7 +197,7 @@ def main() -> None:
     results = Results("ceiling", "Training from the cache against its ceiling", options.results)
     data = peer_data.make("fashion_mnist", options.work, options.quick)
     loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
-    runner = Runner(options.work, commit(), "", 60 * options.patience)
+    runner = Runner(options.work, commit(), "", 60 * options.patience, options.threads)
     epochs = {"train.epochs": 2} if options.quick else {}
     cache = cached_against_uncached(runner, data, options.seeds, epochs)
     found = {"examples": data.describe(), "loops": loops, "cache": cache}

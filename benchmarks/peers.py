@@ -1,19 +1,21 @@
 """Accuracy against CPU seconds: Thawline beside fastai and plain PyTorch.
 
     python3 -m venv ~/fastai && ~/fastai/bin/pip install -r benchmarks/fastai-requirements.txt
-    .venv/bin/python -m benchmarks.peers --fastai-python ~/fastai/bin/python    # about 2 hours
+    .venv/bin/python -m benchmarks.peers --fastai-python ~/fastai/bin/python --threads 1 --jobs 2
     .venv/bin/python -m benchmarks.peers --fastai-python ~/fastai/bin/python --quick   # 2 minutes
 
-All arms start from the same MobileNetV2 weights, train on the same images in the same size with 2
-threads, choose on the same validation part and are tested on the same images. CPU seconds are
-those of the training process and its children from decoded images in memory (Thawline: in its
-store) to the final weights; imports, decoding and the evaluation on test are left out for all.
+About 2 hours on 2 cores. All arms start from the same MobileNetV2 weights, train on the same images
+in the same size with the same number of threads, choose on the same validation part and are tested
+on the same images. CPU seconds are those of the training process and its children from decoded
+images in memory (Thawline: in its store) to the final weights; imports, decoding and the evaluation
+on test are left out for all. With --threads 1 --jobs 2, two arms at a time have a core each: no CPU
+second is then spent waiting for another thread.
 
 First each peer is tuned: with seed 0 every setting of its grid, the best chosen on validation (for
-fastai: the best rate for each number of epochs). Then each chosen arm runs with every seed, all
-arms with one seed before the next seed begins. Finished runs are kept below --work and not
-repeated, so a stopped benchmark goes on where it was. Writes peers.json, peers.md and peers.svg
-into benchmarks/results (with --quick into --work).
+fastai: the best rate for each number of epochs; for the longest, among the two best of the one
+before). Then each chosen arm runs with every seed, all arms with one seed before the next seed
+begins. Finished runs are kept below --work and not repeated, so a stopped benchmark goes on where
+it was. Writes peers.json, peers.md and peers.svg into benchmarks/results (with --quick into --work).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from benchmarks.results_file import Results, commit
 
 PRECISIONS = ("float32", "bfloat16")
 FASTAI = {"epochs": (1, 2, 5, 10), "base_lr": (5e-4, 2e-3, 5e-3, 1e-2)}
+FASTAI_LONGEST = 20  # epochs, with the best rates for 10
 PYTORCH = {
     "all": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
     "line": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
@@ -55,8 +58,15 @@ THAWLINE: dict[str, dict[str, Any]] = {
 def main() -> None:
     options = _options()
     results = Results("peers", "Accuracy against CPU seconds", options.results)
-    runner = Runner(options.work, commit(), options.fastai_python, 60 * options.patience)
-    rows, values, lines = {}, {}, _preface()
+    runner = Runner(
+        options.work,
+        commit(),
+        options.fastai_python,
+        60 * options.patience,
+        options.threads,
+        options.jobs,
+    )
+    rows, values, lines = {}, {}, _preface(options)
     for name in options.data:
         data = peer_data.make(name, options.work, options.quick)
         print(f"{name}: {data.describe()}", flush=True)
@@ -72,14 +82,19 @@ def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str
     """Tune the peers, run all chosen arms with all seeds, and compare."""
     own = [Arm(f"Thawline, {name}", "thawline", changed) for name, changed in THAWLINE.items()]
     own = own[: 2 if options.quick else None]
-    line = str(_one(runner, data, own[0], 0, "line").record["notes"]["thaw_line"])
+    [first] = runner.runs(data, [(own[0], 0)], "thaw line")
     fast, speeds = _fastest(runner, data, PRECISIONS[: 1 if options.quick else None])
-    tuned = _tuned(runner, data, _grid(fast, line, options.quick))
-    chosen = [*own, *(_best(runs).arm for runs in tuned.values())]
-    runs: dict[str, list[Run]] = {arm.label: [] for arm in chosen}
-    for number, (seed, arm) in enumerate(product(range(options.seeds), chosen), 1):
-        what = f"seed {seed}, {number}/{options.seeds * len(chosen)}"
-        runs[arm.label].append(_one(runner, data, arm, seed, what))
+    tuned = _tuned(
+        runner, data, _grid(fast, str(first.record["notes"]["thaw_line"]), options.quick)
+    )
+    if not options.quick:
+        tuned |= _tuned(runner, data, _longest(tuned))
+    # Dear ones first, so that several jobs end together.
+    chosen = [*(_best(runs).arm for runs in reversed(tuned.values())), *own]
+    wanted = [(arm, seed) for seed in range(options.seeds) for arm in chosen]
+    runs: dict[str, list[Run]] = {arm.label: [] for arm in (*own, *chosen)}
+    for run in runner.runs(data, wanted, "comparison"):
+        runs[run.arm.label].append(run)
     summaries = [Summary(found) for found in runs.values()]
     return {
         "examples": data.describe(),
@@ -108,57 +123,52 @@ def _fastest(
         ("fastai", fine_tune, in_layouts),
     ):
         arms = [Arm(f"{kind} {way}", kind, common | way) for way in ways]
-        runs = [_one(runner, data, arm, 0, "speed") for arm in arms]
+        runs = runner.runs(data, [(arm, 0) for arm in arms], "speed")
         speeds += [_brief(run) for run in runs]
         fastest = min(zip(ways, runs, strict=True), key=lambda x: float(x[1].record["cpu_seconds"]))
         chosen[kind] = fastest[0]
     return chosen, speeds
 
 
-def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[list[Arm]]:
-    """The settings of each peer; one of each group goes on."""
-    groups = []
+def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[Arm]:
+    """The settings of each peer; one of each label goes on."""
+    arms = []
     for epochs in FASTAI["epochs"][: 2 if quick else None]:
-        rates = FASTAI["base_lr"][:1] if quick else FASTAI["base_lr"]
-        settings: list[dict[str, Any]] = [{"epochs": epochs, "base_lr": rate} for rate in rates]
-        label = f"fastai, fine_tune({epochs})"
-        groups.append([Arm(label, "fastai", fast["fastai"] | s) for s in settings])
+        for rate in FASTAI["base_lr"][: 1 if quick else None]:
+            arms.append(_fine_tune(fast["fastai"] | {"epochs": epochs, "base_lr": rate}))
     for part, grid in PYTORCH.items():
         common = fast["pytorch"] | {"part": part} | ({"line": line} if part == "line" else {})
-        values = list(product(*grid.values()))[: 1 if quick else None]
-        settings = [common | dict(zip(grid, value, strict=True)) for value in values]
-        groups.append([Arm(PYTORCH_LABELS[part], "pytorch", s) for s in settings])
-    return groups
+        for value in list(product(*grid.values()))[: 1 if quick else None]:
+            settings = common | dict(zip(grid, value, strict=True))
+            arms.append(Arm(PYTORCH_LABELS[part], "pytorch", settings))
+    return arms
 
 
-def _tuned(runner: Runner, data: Data, groups: list[list[Arm]]) -> dict[str, list[Run]]:
-    total, done = sum(map(len, groups)), 0
+def _fine_tune(settings: dict[str, Any]) -> Arm:
+    return Arm(f"fastai, fine_tune({settings['epochs']})", "fastai", settings)
+
+
+def _longest(tuned: dict[str, list[Run]]) -> list[Arm]:
+    """The longest fastai arm with the two rates that did best in the one before."""
+    before = tuned[f"fastai, fine_tune({FASTAI['epochs'][-1]})"]
+    best = sorted(before, key=_order, reverse=True)[:2]
+    return [_fine_tune(run.arm.settings | {"epochs": FASTAI_LONGEST}) for run in best]
+
+
+def _tuned(runner: Runner, data: Data, arms: Sequence[Arm]) -> dict[str, list[Run]]:
+    """Every setting with seed 0, by label."""
     found: dict[str, list[Run]] = {}
-    for group in groups:
-        for arm in group:
-            done += 1
-            run = _one(runner, data, arm, 0, f"tuning {done}/{total}")
-            found.setdefault(arm.label, []).append(run)
+    for run in runner.runs(data, [(arm, 0) for arm in arms], "tuning"):
+        found.setdefault(run.arm.label, []).append(run)
     return found
 
 
+def _order(run: Run) -> tuple[float, float]:
+    return run.record["validation_accuracy"], -run.record["validation_loss"]
+
+
 def _best(runs: Iterable[Run]) -> Run:
-    def order(run: Run) -> tuple[float, float]:
-        return run.record["validation_accuracy"], -run.record["validation_loss"]
-
-    return max(runs, key=order)
-
-
-def _one(runner: Runner, data: Data, arm: Arm, seed: int, what: str) -> Run:
-    run = runner.run(data, arm, seed)
-    found = run.record
-    print(
-        f"{data.name}, {what}: {arm.label} {arm.settings} validation "
-        f"{found['validation_accuracy']:.4f} test {found['test_accuracy']:.4f} "
-        f"{found['cpu_seconds']:.1f} CPU s {found['seconds']:.1f} s",
-        flush=True,
-    )
-    return run
+    return max(runs, key=_order)
 
 
 def _brief(run: Run) -> dict[str, Any]:
@@ -167,9 +177,10 @@ def _brief(run: Run) -> dict[str, Any]:
     return {"arm": run.arm.label, "settings": run.arm.settings, **figures}
 
 
-def _preface() -> list[str]:
+def _preface(options: argparse.Namespace) -> list[str]:
     return [
-        "Same weights (MobileNetV2), images, splits and threads (2) for all; CPU seconds from",
+        f"Same weights (MobileNetV2), images, splits and threads ({options.threads}, arms at a "
+        f"time: {options.jobs}) for all; CPU seconds from",
         "decoded images to final weights, Thawline's frozen pass charged. fastai and PyTorch are",
         "tuned on validation with seed 0. Intervals: pigeonhole bootstrap over test examples and",
         "seeds (Owen 2007), paired by example for differences. fastai starts from pixels already",
@@ -215,7 +226,7 @@ def _section(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def _options() -> argparse.Namespace:
-    parser = benchmark_parser("peers", __doc__, seeds=5)
+    parser = benchmark_parser("peers", __doc__, seeds=3)
     parser.add_argument("--fastai-python", required=True, help="of the environment with fastai")
     parser.add_argument("--data", nargs="+", default=["fashion_mnist", "tuxpaint"])
     options = parsed(parser)

@@ -183,6 +183,9 @@ class TrainParams(Section):
     mix: Literal["none", "mixup", "cutmix"] = "none"
     mix_alpha: Positive = 0.2
     balance: Literal["none", "class_weights", "sampling", "focal"] = "none"
+    stochastic_depth: Fraction | None = None
+    keep_close_to: Literal["none", "old_predictions"] = "none"
+    keep_weight: Positive = 1.0
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
     patience: Annotated[int, Field(ge=0)] = 0

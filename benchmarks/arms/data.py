@@ -24,7 +24,7 @@ from tasks.records import SPLITS, DataSummary, Project, ViewPolicy
 
 BACKBONE = "mobilenet_v2"
 EVERY = {False: 1, True: 20}  # quick: every so manieth image
-COMMON = {"embed.backbones": f"[{BACKBONE}]", "select.backbone": BACKBONE, "threads": 2}
+COMMON = {"embed.backbones": f"[{BACKBONE}]", "select.backbone": BACKBONE}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """fastai's `fine_tune`, in an environment of its own (see fastai-requirements.txt).
 
 A process of its own: FASTAI_PYTHON -m benchmarks.arms.fastai_arm PIXELS OUT SEED SETTINGS
-Settings (JSON): epochs, base_lr, precision, channels_last, weights (a file).
+Settings (JSON): epochs, base_lr, precision, channels_last, weights (a file), threads.
 
 Everything is fastai's default (one frozen epoch, one-cycle, discriminative rates, its head with
 concatenated pooling, its batch augmentation, batches of 64) but for what settings name. Two things
@@ -34,7 +34,6 @@ from fastai.vision.learner import model_meta, params, vision_learner
 from benchmarks.arms.measured import Clock, Measured, judged
 
 SPLITS = ("train", "validation", "test")
-THREADS = 2
 BATCH = 64
 MIDDLE = 7  # blocks of MobileNetV2 at the resolutions that ResNet's first group has
 
@@ -59,7 +58,7 @@ class Run:
     """Data in memory and a learner."""
 
     def __init__(self, folder: Path, seed: int, settings: dict[str, Any]) -> None:
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(settings["threads"])
         set_seed(seed)
         self.settings = settings
         self.pixels = {split: np.load(folder / f"{split}.npy") for split in SPLITS}

@@ -2,7 +2,7 @@
 
 A process of its own: python -m benchmarks.arms.pytorch_arm PIXELS OUT SEED SETTINGS
 Settings (JSON): part (all | line | head), line (the first thawed module, for `line`), epochs,
-learning_rate, precision, weights (a file).
+learning_rate, precision, weights (a file), threads.
 
 What a careful user would write: AdamW with a one-cycle schedule, flips and crops afresh at every
 epoch, channels_last and autocast; the head alone: SGD with momentum on features computed once.
@@ -27,7 +27,6 @@ from benchmarks.arms.measured import Clock, Measured, judged
 
 SPLITS = ("train", "validation", "test")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-THREADS = 2
 BATCH = 32
 EMBED_BATCH = 64
 WEIGHT_DECAY = 0.05
@@ -40,7 +39,7 @@ class Run:
     """Data in memory, the pretrained network with a new head, and how to compute."""
 
     def __init__(self, folder: Path, seed: int, settings: dict[str, Any]) -> None:
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(settings["threads"])
         torch.manual_seed(seed)
         self.settings = settings
         self.mixed = settings["precision"] == "bfloat16"

@@ -1,11 +1,21 @@
-"""Runs of the arms, each in a process of its own, kept as files and never measured twice."""
+"""Runs of the arms, each in a process of its own, kept as files and never measured twice.
+
+With several jobs, each has cores of its own, and Thawline's arms wait for each other, since they
+share a project folder.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import queue
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +62,39 @@ class Runner:
     commit: str  # Thawline's, whose runs are no longer good with another
     fastai_python: str
     patience: float  # seconds to wait for a quiet machine before each run
+    threads: int = 2  # that each arm computes with
+    jobs: int = 1  # arms at a time
+    _project: threading.Lock = field(default_factory=threading.Lock)
+
+    def runs(self, data: Data, wanted: Sequence[tuple[Arm, int]], what: str) -> list[Run]:
+        """A run for each arm and seed, in order: found, or measured now, `jobs` at a time."""
+        cores = _cores(self.jobs)
+
+        def one(number: int) -> Run:
+            arm, seed = wanted[number]
+            mine = cores.get()
+            os.sched_setaffinity(0, mine)  # of this thread, which its processes inherit
+            try:
+                run = self.run(data, arm, seed)
+            finally:
+                cores.put(mine)
+            print(f"{data.name}, {what} {number + 1}/{len(wanted)}: {told(run)}", flush=True)
+            return run
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return list(pool.map(one, range(len(wanted))))
 
     def run(self, data: Data, arm: Arm, seed: int) -> Run:
         """The run, found or measured now."""
         path = self._path(data, arm, seed)
-        if not path.exists():
-            self._measure(data, arm, seed, path)
+        with self._project if arm.kind == "thawline" else nullcontext():
+            if not path.exists():
+                self._measure(data, arm, seed, path)
         return Run(arm, seed, files.read_json(path), np.load(path.with_suffix(".npy")))
 
     def _path(self, data: Data, arm: Arm, seed: int) -> Path:
         key = {"data": data.digest, "kind": arm.kind, "settings": arm.settings}
+        key |= {"threads": self.threads}
         if arm.kind == "thawline":
             key |= {"commit": self.commit, "params": projects.version()}
         name = f"{arm.kind}-{files.sha256_json(key)[:12]}-seed{seed}.json"
@@ -72,10 +105,9 @@ class Runner:
         partial = path.with_name(f"partial-{path.name}")
         for _ in range(ATTEMPTS):
             self._wait()
-            clock, busy, own = time.perf_counter(), _busy(), measured.cpu_seconds()
+            clock, before = time.perf_counter(), _others()
             self._start(data, arm, seed, partial)
-            seconds = time.perf_counter() - clock
-            others = (_busy() - busy - (measured.cpu_seconds() - own)) / seconds
+            others = (_others() - before) / (time.perf_counter() - clock)
             if others < DISTURBED or not self.patience:
                 break
             print(f"  {others:.1f} cores were busy otherwise: measuring again", flush=True)
@@ -86,11 +118,11 @@ class Runner:
 
     def _start(self, data: Data, arm: Arm, seed: int, path: Path) -> None:
         if arm.kind == "thawline":
-            return thawline_arm.run(data, arm.settings, seed, path)
+            return thawline_arm.run(data, arm.settings | {"threads": self.threads}, seed, path)
         python = self.fastai_python if arm.kind == "fastai" else sys.executable
-        weights = {"weights": str(catalogue.fetch_weights(BACKBONE))}
+        common = {"weights": str(catalogue.fetch_weights(BACKBONE)), "threads": self.threads}
         command = [python, "-m", f"benchmarks.arms.{arm.kind}_arm", str(data.pixels), str(path)]
-        command += [str(seed), json.dumps(arm.settings | weights)]
+        command += [str(seed), json.dumps(arm.settings | common)]
         done = subprocess.run(
             command, cwd=ROOT, env=projects.environment(), capture_output=True, text=True
         )
@@ -110,7 +142,31 @@ class Runner:
             time.sleep(5)
 
 
-def _busy() -> float:
-    """Core seconds that the whole machine has computed since it was started."""
+def told(run: Run) -> str:
+    found = run.record
+    return (
+        f"{run.arm.label} {run.arm.settings}, seed {run.seed}: validation "
+        f"{found['validation_accuracy']:.4f} test {found['test_accuracy']:.4f} "
+        f"{found['cpu_seconds']:.1f} CPU s {found['seconds']:.1f} s"
+    )
+
+
+def _cores(jobs: int) -> queue.Queue[set[int]]:
+    """The cores that this process may use, dealt out to so many jobs."""
+    mine = sorted(os.sched_getaffinity(0))
+    dealt: queue.Queue[set[int]] = queue.Queue()
+    for job in range(jobs):
+        dealt.put(set(mine[job::jobs]) or set(mine))
+    return dealt
+
+
+def _others() -> float:
+    """Core seconds that others than this benchmark have computed since the machine was started."""
     times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
+    own = measured.cpu_seconds()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            own += sum(child.cpu_times()[:4])  # its own and those of its ended children
+        except psutil.Error:
+            pass  # it has just ended, and is counted above from now on
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0)) - own

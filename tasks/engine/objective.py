@@ -13,6 +13,7 @@ from torch.nn import functional
 from tasks.params import TrainParams
 
 FOCUS = 2.0  # the exponent of focal loss that its paper found best
+TEMPERATURE = 2.0  # at which old predictions are kept, as in the paper
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,47 @@ class Objective:
         chances = self.class_weights.double()[targets].numpy()
         return generator.choice(len(targets), len(targets), p=chances / chances.sum())
 
-    def mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of which each example is mixed with another one, as are their targets.
+    def drift(self, logits: Tensor, before: Tensor) -> Tensor:
+        """What predictions of the old classes may cost by moving away from what they were.
+
+        Learning without forgetting (Li and Hoiem, ECCV 2016, arXiv:1606.09282), with the old head
+        fixed: the divergence of the old head's logits [n, m] from the probabilities [n, m] that
+        `softened` made before training, both softened alike, times the squared temperature.
+        """
+        now = (logits / TEMPERATURE).log_softmax(1)
+        divergence = functional.kl_div(now, before, reduction="batchmean")
+        return self.params.keep_weight * TEMPERATURE**2 * divergence
+
+    @staticmethod
+    def softened(logits: Tensor) -> Tensor:
+        """Probabilities [n, m] of the old classes, as `drift` wants them."""
+        return (logits.float() / TEMPERATURE).softmax(1)
+
+    def mixed(
+        self, inputs: Tensor, targets: Tensor, before: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A batch of which each example is mixed with another one, as are its targets and its old
+        predictions.
 
         Mixup (Zhang et al., ICLR 2018, arXiv:1710.09412) or CutMix (Yun et al., ICCV 2019,
         arXiv:1905.04899), of pixels or of what the frozen part makes of them (manifold mixup,
         Verma et al., ICML 2019, arXiv:1806.05236). Draws from torch's generator.
         """
         if self.params.mix == "none":
-            return inputs, targets
+            return inputs, targets, before
         alpha = torch.tensor(self.params.mix_alpha)
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         order = torch.randperm(len(targets))
+
+        def blended(values: Tensor) -> Tensor:
+            return share * values + (1 - share) * values[order.to(values.device)]
+
         if self.params.mix == "cutmix" and inputs.ndim == 4:
             inputs, share = _cut(inputs, order, share)
         else:
-            inputs = share * inputs + (1 - share) * inputs[order.to(inputs.device)]
-        shares = functional.one_hot(targets, len(self.counts)).float()
-        return inputs, share * shares + (1 - share) * shares[order.to(targets.device)]
+            inputs = blended(inputs)
+        shares = blended(functional.one_hot(targets, len(self.counts)).float())
+        return inputs, shares, before if before is None else blended(before)
 
 
 def _cut(inputs: Tensor, order: Tensor, share: float) -> tuple[Tensor, float]:

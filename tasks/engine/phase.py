@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,7 @@ class PhaseRun:
         self.start = min(self.network.index(name) for name in self.learned)
         self.network.learn(self.learned, trainer.frozen_norms, self.phase.learns)
         self.suffix = self.network.run(self.start)
+        self.old = data.old if self.params.keep_close_to == "old_predictions" else None
         self.examples = len(data.train_targets)
         self.batch = min(self.params.batch_size, self.examples)
         self.micro_batch = min(self.params.micro_batch or self.batch, self.batch)
@@ -96,8 +98,11 @@ class PhaseRun:
         whole = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
         batches = self.ranks.columns(whole)
         clock, cpu = time.perf_counter(), cpu_seconds()
-        for inputs, chosen in zip(self.data.train.batches(batches, epoch), batches, strict=True):
-            loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)])
+        befores = self.old.train.batches(batches, epoch) if self.old else repeat(None, len(batches))
+        for inputs, before, chosen in zip(
+            self.data.train.batches(batches, epoch), befores, batches, strict=True
+        ):
+            loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)], before)
             go(1, loss=loss)
             last = self.state.phase_step % self.steps_an_epoch == 0
             if last:
@@ -117,12 +122,12 @@ class PhaseRun:
         self.state.cpu_seconds += self.ranks.total(cpu_now - cpu)[0]
         return now, cpu_now
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> float:
+    def _step(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         state = self.state
         seed = _seed(self.trainer.seed, "step", state.phase, state.phase_step)
         torch.manual_seed(seed + self.ranks.rank)
         rate = self._set_rates()
-        value = self._gradients(inputs, self.compute.send(targets))
+        value = self._gradients(inputs, self.compute.send(targets), before)
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         value = self.ranks.sum_gradients(learning, value)
         self.scaler.unscale_(self.optimizer)
@@ -147,7 +152,7 @@ class PhaseRun:
             self._point("learning_rate", rate, state.step)
         return value
 
-    def _gradients(self, inputs: Tensor, targets: Tensor) -> float:
+    def _gradients(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         """Set the gradients of one batch, in as many parts as fit; returns its loss.
 
         Parts that do not fit in the device's memory are halved, for this step and all that follow:
@@ -156,7 +161,7 @@ class PhaseRun:
         generator = torch.get_rng_state()
         while True:
             try:
-                return self._accumulate(inputs, targets)
+                return self._accumulate(inputs, targets, before)
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise ThawlineError(
@@ -171,18 +176,30 @@ class PhaseRun:
                 self.micro_batch = math.ceil(self.micro_batch / 2)
                 torch.set_rng_state(generator)
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor) -> float:
+    def _accumulate(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        inputs, targets = self.objective.mixed(inputs, targets)
+        if before is not None:
+            before = self.objective.softened(before)
+        inputs, targets, before = self.objective.mixed(inputs, targets, before)
         total = 0.0
-        parts = torch.split(inputs, self.micro_batch), torch.split(targets, self.micro_batch)
-        for part, wanted in zip(*parts, strict=True):
-            with self.compute.autocast():
-                logits = self.suffix(part)
-            loss = self.objective(logits.float(), wanted) * (len(part) / self.batch)
+        size = self.micro_batch
+        befores = repeat(None) if before is None else torch.split(before, size)
+        parts = zip(torch.split(inputs, size), torch.split(targets, size), befores, strict=False)
+        for part, wanted, kept in parts:
+            loss = self._loss(part, wanted, kept) * (len(part) / self.batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
+
+    def _loss(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> Tensor:
+        with self.compute.autocast():
+            top = self.suffix[:-1](inputs)
+            logits = self.suffix[-1](top)
+            now = self.old.head(top) if self.old else None
+        loss = self.objective(logits.float(), targets)
+        if now is None or before is None:
+            return loss
+        return loss + self.objective.drift(now.float(), before)
 
     def _finish_epoch(self) -> None:
         self.state.epoch += 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tasks.problems
 from tasks import files, plugins
-from tasks.engine import heads, low_rank, multi_layer
+from tasks.engine import heads, low_rank, multi_layer, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
@@ -25,10 +25,10 @@ from tasks.engine.parallel import Ranks
 from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
-from tasks.engine.state import PhaseData, State
+from tasks.engine.state import OldPredictions, PhaseData, State
 from tasks.errors import ThawlineError
 from tasks.params import Params, TrainParams
-from tasks.problems import Examples
+from tasks.problems import Backbone, Examples
 from tasks.records import DataSummary, Phase, Project, ThawPlan, ViewPolicy
 
 PREFIX_VERSION = 1  # raise it when the same frozen part would give other numbers
@@ -52,6 +52,7 @@ class Setup:
     classes: int
     digest: str
     kept: heads.Kept | None = None  # of a start whose head goes on
+    old: Network | None = None  # as it was, where training is to keep close to its predictions
     ranks: Ranks = field(default_factory=Ranks)
     prefix_seconds: float = 0.0
     prefix_cpu_seconds: float = 0.0
@@ -82,17 +83,22 @@ class Setup:
         torch.manual_seed(params.seed)  # of a random head
         model, head = problem.build(plan.backbone, len(summary.classes), settings.head)
         _transfer(backbone.model, model, head)
+        if settings.stochastic_depth is not None:
+            stochastic_depth.set_share(model, settings.stochastic_depth)
         if plan.reading:
             classes = len(summary.classes)
             model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
         model = model.to(compute.device, memory_format=torch.channels_last).eval()
         examples = problem.examples(project, policy, backbone)
         rows, targets = _learned_from(project)
+        old = None
         if isinstance(model, multi_layer.MultiLayer):
             network = model.network()
         else:
             example = compute.send(examples.batch(rows["train"][:1], 0))
             network = Network.of(chain(model, head, example))
+            if settings.keep_close_to == "old_predictions":
+                old = _old(backbone, example, compute)
         for phase in plan.phases:
             if phase.learns == "lora":
                 names = set(phase.learning_rates) - {network.names[-1]}
@@ -113,6 +119,7 @@ class Setup:
             # Not the summary's digest, which does not know the order of rows and their stored size.
             digest=files.sha256_file(project.manifest),
             kept=heads.kept(backbone, summary.classes) if settings.head.init == "keep" else None,
+            old=old,
             ranks=ranks,
         )
 
@@ -153,11 +160,19 @@ class Setup:
         """The inputs of a phase, at its thaw line; what the plan keeps is computed once."""
         if index not in self._data:
             line = self._line(self.plan.phases[index])
+            prefix, keep = self._prefix(self.network, line), self.plan.cache and line > 0
+            old = None
+            if self.old is not None and line < len(self.network.names) - 1:  # else nothing moves
+                # Of the same views as the inputs, so they are kept where those are.
+                whole = self._prefix(self.old, len(self.old.names))
+                feed = self._feed("train", whole, index, keep)
+                old = OldPredictions(feed, self.old.modules[-1])
             self._data[index] = PhaseData(
-                self._feed("train", line, index),
+                self._feed("train", prefix, index, keep),
                 self.targets["train"],
-                self._feed("validation", line, index),
+                self._feed("validation", prefix, index, keep),
                 self.targets["validation"],
+                old,
             )
         return self._data[index]
 
@@ -209,11 +224,10 @@ class Setup:
         low_rank.merge(self.network)
         return {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
 
-    def _feed(self, split: str, line: int, index: int) -> Feed:
+    def _feed(self, split: str, prefix: Prefix, index: int, keep_views: bool) -> Feed:
         rows = self.rows[split]
         augmented = split == "train" and bool(self.policy.transforms)
-        prefix = self._prefix(line)
-        if not (self.plan.cache and line):
+        if not keep_views:
             return Fresh(prefix, rows, augmented)
         epochs = self.plan.phases[index].epochs or self.settings.epochs
 
@@ -242,11 +256,11 @@ class Setup:
         self.prefix_computed += computed
         return computed
 
-    def _prefix(self, line: int) -> Prefix:
+    def _prefix(self, network: Network, line: int) -> Prefix:
         reading = self.plan.reading.layers if self.plan.reading else []
         return Prefix(
             folder=self.prefix_folder,
-            module=self.network.run(0, line).eval(),
+            module=network.run(0, line).eval(),
             examples=self.examples,
             compute=self.compute,
             batch_size=self.params.embed.batch_size,
@@ -254,8 +268,8 @@ class Setup:
                 "version": PREFIX_VERSION,
                 "data": self.digest,
                 "policy": _without_count(self.policy),
-                "weights": digest(self.network.state(self.network.names[:line])),
-                "layers": self.network.names[:line] + reading,
+                "weights": digest(network.state(network.names[:line])),
+                "layers": network.names[:line] + reading,
                 "threads": self.params.threads,
                 "torch": torch.__version__,
             },
@@ -281,6 +295,12 @@ def _learned_from(
     }
     targets = manifest["target"].to_numpy(np.int64)
     return rows, {split: torch.from_numpy(targets[chosen]) for split, chosen in rows.items()}
+
+
+def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
+    """The pretrained network with its own head, which nothing moves."""
+    model = backbone.model.to(compute.device, memory_format=torch.channels_last).eval()
+    return Network.of(chain(model.requires_grad_(False), backbone.head, example))
 
 
 def _without_count(policy: ViewPolicy) -> dict[str, object]:

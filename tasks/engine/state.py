@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.engine.feeds import Feed
+
+
+@dataclass(frozen=True)
+class OldPredictions:
+    """What the pretrained network says of the training examples, with the head that says it."""
+
+    train: Feed  # logits [n, old classes] in place of inputs
+    head: nn.Module  # reads what the new head reads; never learns
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,7 @@ class PhaseData:
     train_targets: Tensor
     validation: Feed
     validation_targets: Tensor
+    old: OldPredictions | None = None  # where training is to keep close to them
 
 
 @dataclass

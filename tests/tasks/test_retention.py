@@ -130,6 +130,25 @@ def judged(project: Project, state: dict[str, Tensor]) -> float:
     return float((called == manifest["target"].to_numpy()[rows]).mean())
 
 
+@pytest.mark.parametrize(
+    "way_to_train",
+    [{}, {"freeze": {"strategy": "all", "learning_rate_fraction": 1.0}}],
+    ids=["kept views", "fresh views"],
+)
+def test_old_predictions_are_kept_when_asked(
+    project: Project, training: tuple[Setup, State], way_to_train: dict[str, Any]
+) -> None:
+    recipe = {"epochs": 3, "batch_size": 8, "ema": 0.5}
+    keeping = recipe | {"keep_close_to": "old_predictions", "keep_weight": 50.0}
+    setups = [
+        trained(project, parameters(project.root, **way_to_train, train=section))[0]
+        for section in (recipe, keeping)
+    ]
+    known = [blend.run(setup, setup.model_state())[0].knowledge for setup in setups]
+    assert known[0] is not None and known[1] is not None
+    assert known[1].kl < 0.5 * known[0].kl
+
+
 def test_the_curve_ends_where_training_began_and_ended(
     project: Project, training: tuple[Setup, State], end: dict[str, Tensor], way: blend.Way
 ) -> None:

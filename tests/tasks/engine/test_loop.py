@@ -162,8 +162,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
         {},
         {"schedule": "plateau", "mix": "mixup", "balance": "sampling", "micro_batch": 5},
         {"schedule": "one_cycle", "mix": "cutmix", "balance": "focal", "patience": 1},
+        {"keep_close_to": "old_predictions", "keep_weight": 5.0, "mix": "mixup", "micro_batch": 5},
     ],
-    ids=["plain", "mixed", "cut"],
+    ids=["plain", "mixed", "cut", "kept close"],
 )
 def test_a_resume_after_any_step_ends_in_the_same_bits(
     tmp_path: Path, stop: int, recipe: dict[str, object]

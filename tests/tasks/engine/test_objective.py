@@ -61,7 +61,8 @@ def test_mixup_mixes_examples_and_targets_in_the_same_shares(shape: tuple[int, .
     torch.manual_seed(3)
     # Each example holds its own number, so that a mixture tells what it is made of.
     inputs = torch.arange(4.0).view(4, *[1] * (len(shape) - 1)).expand(shape)
-    mixed, shares = objective(mix="mixup", mix_alpha=1.0).mixed(inputs, torch.tensor([0, 1, 2, 2]))
+    mixing = objective(mix="mixup", mix_alpha=1.0)
+    mixed, shares, _ = mixing.mixed(inputs, torch.tensor([0, 1, 2, 2]))
     assert shares.sum(1).tolist() == pytest.approx([1.0] * 4)
     assert not torch.equal(mixed, inputs)
     values = mixed.flatten(1)[:, 0]
@@ -73,8 +74,30 @@ def test_cutmix_pastes_a_box_and_shares_by_its_area() -> None:
     torch.manual_seed(1)
     inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 8, 8)
     cut = Objective(TrainParams(mix="cutmix", mix_alpha=1.0), torch.ones(4))
-    mixed, shares = cut.mixed(inputs, torch.arange(4))
+    mixed, shares, _ = cut.mixed(inputs, torch.arange(4))
     for row in range(4):
         areas = [(mixed[row, 0] == other).float().mean().item() for other in range(4)]
         assert shares[row].tolist() == pytest.approx(areas)
     assert any(len(mixed[row].unique()) == 2 for row in range(4))
+
+
+def test_drift_is_the_divergence_from_the_old_predictions_at_its_temperature() -> None:
+    keeping = objective(keep_close_to="old_predictions", keep_weight=3.0)
+    before = torch.tensor([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [0.5, 0.0]])
+    now = torch.tensor([[1.0, 1.0], [0.0, 2.0], [-1.0, 4.0], [5.0, 0.0]])
+    old = keeping.softened(before)
+    assert torch.allclose(old, (before / 2).softmax(1))
+    assert keeping.drift(before, old).item() == pytest.approx(0, abs=1e-6)
+    log_now = (now / 2).log_softmax(1)
+    wanted = 3 * 4 * (old * (old.log() - log_now)).sum(1).mean()
+    assert keeping.drift(now, old).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_old_predictions_are_mixed_in_the_shares_of_the_targets(mix: str) -> None:
+    torch.manual_seed(3)
+    inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 8, 8)
+    mixing = Objective(TrainParams(mix=mix, mix_alpha=1.0), torch.ones(4))
+    _, shares, before = mixing.mixed(inputs, torch.arange(4), torch.eye(4))
+    assert before is not None and torch.equal(before, shares)
+    assert not torch.equal(before, torch.eye(4))

@@ -15,7 +15,7 @@ from tasks.engine.feeds import Kept
 from tasks.engine.loop import Trainer
 from tasks.engine.network import Network
 from tasks.engine.parallel import Ranks
-from tasks.engine.state import PhaseData
+from tasks.engine.state import OldPredictions, PhaseData
 from tasks.params import TrainParams
 from tasks.records import Phase
 
@@ -104,7 +104,16 @@ def at_line(net: Network, index: int) -> PhaseData:
         whole.train_targets,
         Kept(validation, compute),
         whole.validation_targets,
+        old_predictions(whole),
     )
+
+
+def old_predictions(whole: PhaseData) -> OldPredictions:
+    """Of an untrained network of the same layers, as if it had been pretrained."""
+    old = network()
+    with torch.no_grad():
+        views = [old.run(0).eval()(view) for view in whole.train.views]  # type: ignore[attr-defined]
+    return OldPredictions(Kept(views, resolve("cpu", "float32")), old.modules[-1])
 
 
 def main() -> None:
