@@ -15,7 +15,7 @@ First each peer is tuned: with seed 0 every setting of its grid, the best chosen
 fastai: the best rate for each number of epochs; for the longest, among the two best of the one
 before). Then each chosen arm runs with every seed, all arms with one seed before the next seed
 begins. Finished runs are kept below --work and not repeated, so a stopped benchmark goes on where
-it was. Writes peers.json, peers.md and peers.svg into benchmarks/results (with --quick into --work).
+it was. Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Runner:
         return Run(arm, seed, files.read_json(path), np.load(path.with_suffix(".npy")))
 
     def _path(self, data: Data, arm: Arm, seed: int) -> Path:
-        key = {"data": data.digest, "kind": arm.kind, "settings": arm.settings}
+        key: dict[str, Any] = {"data": data.digest, "kind": arm.kind, "settings": arm.settings}
         key |= {"threads": self.threads}
         if arm.kind == "thawline":
             key |= {"commit": self.commit, "params": projects.version()}
@@ -165,8 +165,6 @@ def _others() -> float:
     times = psutil.cpu_times()
     own = measured.cpu_seconds()
     for child in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.Error):  # one that has just ended counts among ours from now on
             own += sum(child.cpu_times()[:4])  # its own and those of its ended children
-        except psutil.Error:
-            pass  # it has just ended, and is counted above from now on
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0)) - own

@@ -299,8 +299,9 @@ def _learned_from(
 
 def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
     """The pretrained network with its own head, which nothing moves."""
-    model = backbone.model.to(compute.device, memory_format=torch.channels_last).eval()
-    return Network.of(chain(model.requires_grad_(False), backbone.head, example))
+    model = backbone.model.eval().requires_grad_(False)
+    model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Network.of(chain(model, backbone.head, example))
 
 
 def _without_count(policy: ViewPolicy) -> dict[str, object]:

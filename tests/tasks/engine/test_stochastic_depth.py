@@ -15,7 +15,7 @@ from tasks.errors import ThawlineError
 from tasks.problems.image_classification import architectures
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "timm.test_efficientnet"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_lite0"])
 def test_blocks_are_left_out_in_training_alone(name: str) -> None:
     torch.manual_seed(0)
     architecture = architectures.find(name)
