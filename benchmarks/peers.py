@@ -12,10 +12,10 @@ on test are left out for all. With --threads 1 --jobs 2, two arms at a time have
 second is then spent waiting for another thread.
 
 First each peer is tuned: with seed 0 every setting of its grid, the best chosen on validation (for
-fastai: the best rate for each number of epochs; for the longest, among the two best of the one
-before). Then each chosen arm runs with every seed, all arms with one seed before the next seed
-begins. Finished runs are kept below --work and not repeated, so a stopped benchmark goes on where
-it was. Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
+fastai: the best rate for each number of epochs; longer trainings try the best of shorter ones).
+Then each chosen arm runs with every seed, all arms with one seed before the next seed begins.
+Finished runs are kept below --work and not repeated, so a stopped benchmark goes on where it was.
+Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from benchmarks.peers_report import Summary
 from benchmarks.results_file import Results, commit
 
 PRECISIONS = ("float32", "bfloat16")
-FASTAI = {"epochs": (1, 2, 5, 10), "base_lr": (5e-4, 2e-3, 5e-3, 1e-2)}
-FASTAI_LONGEST = 20  # epochs, with the best rates for 10
+FASTAI = {"epochs": (2, 5), "base_lr": (2e-3, 5e-3, 1e-2, 2e-2)}
+FASTAI_LONGER = ((10, 2), (20, 1))  # epochs, with so many of the best rates of those before
 PYTORCH = {
     "all": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
     "line": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
@@ -87,8 +87,12 @@ def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str
     tuned = _tuned(
         runner, data, _grid(fast, str(first.record["notes"]["thaw_line"]), options.quick)
     )
-    if not options.quick:
-        tuned |= _tuned(runner, data, _longest(tuned))
+    before = tuned[_label(FASTAI["epochs"][-1])] if not options.quick else []
+    for epochs, rates in FASTAI_LONGER if before else ():
+        best = sorted(before, key=_order, reverse=True)[:rates]
+        arms = [_fine_tune(run.arm.settings | {"epochs": epochs}) for run in best]
+        tuned |= _tuned(runner, data, arms)
+        before = tuned[_label(epochs)]
     # Dear ones first, so that several jobs end together.
     chosen = [*(_best(runs).arm for runs in reversed(tuned.values())), *own]
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in chosen]
@@ -135,7 +139,7 @@ def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[Arm]:
     arms = []
     for epochs in FASTAI["epochs"][: 2 if quick else None]:
         for rate in FASTAI["base_lr"][: 1 if quick else None]:
-            arms.append(_fine_tune(fast["fastai"] | {"epochs": epochs, "base_lr": rate}))
+            arms.append(_fine_tune({**fast["fastai"], "epochs": epochs, "base_lr": rate}))
     for part, grid in PYTORCH.items():
         common = fast["pytorch"] | {"part": part} | ({"line": line} if part == "line" else {})
         for value in list(product(*grid.values()))[: 1 if quick else None]:
@@ -145,14 +149,11 @@ def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[Arm]:
 
 
 def _fine_tune(settings: dict[str, Any]) -> Arm:
-    return Arm(f"fastai, fine_tune({settings['epochs']})", "fastai", settings)
+    return Arm(_label(settings["epochs"]), "fastai", settings)
 
 
-def _longest(tuned: dict[str, list[Run]]) -> list[Arm]:
-    """The longest fastai arm with the two rates that did best in the one before."""
-    before = tuned[f"fastai, fine_tune({FASTAI['epochs'][-1]})"]
-    best = sorted(before, key=_order, reverse=True)[:2]
-    return [_fine_tune(run.arm.settings | {"epochs": FASTAI_LONGEST}) for run in best]
+def _label(epochs: Any) -> str:
+    return f"fastai, fine_tune({epochs})"
 
 
 def _tuned(runner: Runner, data: Data, arms: Sequence[Arm]) -> dict[str, list[Run]]:

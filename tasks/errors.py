@@ -18,6 +18,10 @@ class DataError(ThawlineError):
     """The user's data cannot be used as it is."""
 
 
+class Diverged(ThawlineError):
+    """A training whose loss or gradients are no longer finite."""
+
+
 class UnknownName(ThawlineError):
     """A name that is not in a known list; suggests the nearest ones."""
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged
 from tasks.params import TrainParams
 from tasks.records import ThawPlan
 
@@ -46,7 +46,7 @@ def run(setup: Setup, entrants: Sequence[Entrant]) -> list[dict[str, Any]]:
         racing.init_head()
         try:
             history = trainer.fit(racing.data).history
-        except ThawlineError:  # its loss was no longer finite
+        except Diverged:
             loss, accuracy = None, None
         else:
             best = min(history, key=lambda row: row["validation_loss"])
@@ -56,7 +56,7 @@ def run(setup: Setup, entrants: Sequence[Entrant]) -> list[dict[str, Any]]:
         )
         setup.network.load(before)
     if all(row["validation_loss"] is None for row in standings):
-        raise ThawlineError(
+        raise Diverged(
             "every training in the race ended with a loss that is not finite; lower "
             "train.learning_rate or freeze.learning_rate_fraction"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged, ThawlineError
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, SearchRange, TrainParams
 from tasks.params import replace as replace_params
 from tasks.progress import progress
@@ -96,7 +96,7 @@ def _search(project: Project, params: Params) -> list[dict[str, Any]]:
             settings = replace_params(params, values).train
             try:
                 loss, accuracy = _judge(data, width, classes, params, settings)
-            except ThawlineError:  # a loss that is not finite: this trial has failed, others go on
+            except Diverged:  # this trial has failed, others go on
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 study.tell(trial, loss)

@@ -19,9 +19,9 @@ VERSIONS = {
     "augment": 3,
     "embed": 2,
     "select": 1,
-    "freeze": 3,
-    "tune": 3,
-    "train": 3,
+    "freeze": 4,
+    "tune": 4,
+    "train": 4,
     "evaluate": 2,
     "package": 2,
 }

@@ -30,16 +30,17 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write durably, then drop all but the newest `KEEP`."""
+    """Write durably, then drop all but the newest `KEEP`, and what a kill left half-written."""
     name = f"step-{checkpoint.step:09d}"
     data = folder / f"{name}.safetensors"
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
     with files.atomic(data) as temporary:
         save_file(tensors, temporary, metadata={"values": json.dumps(checkpoint.values)})
     files.write_json(folder / f"{name}.json", {"sha256": files.sha256_file(data)})
-    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    kept = {mark.stem for mark in sorted(folder.glob("step-*.json"))[-KEEP:]}
+    for old in sorted(folder.iterdir(), reverse=True):  # a mark after its data, so never without it
+        if old.stem not in kept and old.name.lstrip(".").startswith("step-"):
+            old.unlink(missing_ok=True)
 
 
 def load(folder: Path) -> Checkpoint | None:

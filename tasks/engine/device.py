@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.errors import ThawlineError
 
@@ -32,6 +32,36 @@ class Compute:
         """The context for forward passes."""
         mixed = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
+
+    def seed(self, seed: int) -> None:
+        """Start what dropout and the like draw from here. `torch.manual_seed` would visit every
+        kind of device that torch was built for, at each step."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
+
+    def forward(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """The module's output for a batch, in halves where the device has no memory for all of it.
+
+        For passes without gradients, in evaluation mode. Raises `ThawlineError` when one example
+        does not fit.
+        """
+        try:
+            with torch.no_grad(), self.autocast():
+                outputs: Tensor = module(inputs)
+            return outputs
+        except torch.OutOfMemoryError:
+            if len(inputs) == 1:
+                raise self.too_small() from None
+        return torch.cat([self.forward(module, half) for half in inputs.chunk(2)])
+
+    def too_small(self) -> ThawlineError:
+        return ThawlineError(
+            f"one example does not fit in the memory of {self.device}; choose a smaller backbone "
+            "or image size"
+        )
 
     def send(self, tensor: Tensor) -> Tensor:
         """Copy a batch to the device, without waiting where the device allows it."""

@@ -55,6 +55,7 @@ class Trainer:
         self.learned = {name for phase in phases for name in phase.learning_rates}
         self.best: dict[str, Tensor] = {}
         self.restored: checkpoint.Checkpoint | None = None
+        self.saved_step = 0  # of the newest checkpoint
         self.terminated = 0  # the signal that asked for an end
         self.ranks.admit(network, self.learned, frozen_norms)
 
@@ -65,7 +66,7 @@ class Trainer:
             return False
         self.restored = found
         self.state = State(**found.values["state"])
-        self.resumed_from_step = self.state.step
+        self.resumed_from_step = self.saved_step = self.state.step
         self.network.load(checkpoint.under(found.tensors, "net/"))
         self.best = checkpoint.under(found.tensors, "best/")
         return True
@@ -73,15 +74,17 @@ class Trainer:
     def fit(self, data: Callable[[int], PhaseData]) -> State:
         """Train; `data(i)` gives the inputs of phase i when it begins.
 
-        Raises `ThawlineError` when the loss is no longer finite, before that step is taken.
+        Raises `Diverged` when the loss is no longer finite, before that step is taken.
         """
         self.ranks.level(self.network.state().values())
         while self.state.phase < len(self.phases):
             index = self.state.phase
             inputs = data(index)
             with self._terminable():
-                PhaseRun(self, index, inputs).run()
+                running = PhaseRun(self, index, inputs)
+                running.run()
                 self.network.load(self.best)
+                running.prove()
                 self.state.phase += 1
                 self.state.phase_step = 0
                 self.state.waited = 0
@@ -97,6 +100,10 @@ class Trainer:
         earlier = sum(phase.epochs or 0 for phase in self.phases[:index])
         return max(1, self.params.epochs - earlier)
 
+    def kept(self) -> str:
+        """Which state there is to go back to, as the end of a sentence."""
+        return f" (the state after step {self.saved_step} is kept)" if self.folder else ""
+
     def save(self, running: PhaseRun | None) -> None:
         """Write a checkpoint, with the optimizer and the average of a running phase."""
         if self.folder is not None and self.ranks.rank == 0:
@@ -107,6 +114,7 @@ class Trainer:
                 tensors |= running.tensors()
                 extra["scaler"] = running.scaler.state_dict()
             checkpoint.save(self.folder, checkpoint.Checkpoint(self.state.step, tensors, extra))
+            self.saved_step = self.state.step
         self.on_checkpoint(self.state)
         self.terminated = self.ranks.highest(self.terminated)
         if self.terminated:  # the end of the first process says why

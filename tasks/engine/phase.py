@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -16,18 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.engine import checkpoint, schedule
+from tasks.engine.average import Average
 from tasks.engine.network import Network, digest
 from tasks.engine.objective import Objective
 from tasks.engine.prefix import cpu_seconds
 from tasks.engine.state import PhaseData
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged, ThawlineError
 from tasks.progress import Advance, progress
 
 if TYPE_CHECKING:
     from tasks.engine.loop import Trainer
+
+SKIPPED = 25  # steps in a row that a float16 scaler may skip; it halves its factor at each
+VALIDATED = 256  # validation examples a forward pass
 
 
 class PhaseRun:
@@ -47,6 +52,7 @@ class PhaseRun:
         self.start = min(self.network.index(name) for name in self.learned)
         self.network.learn(self.learned, trainer.frozen_norms, self.phase.learns)
         self.suffix = self.network.run(self.start)
+        self.body, self.head = self.suffix[:-1], self.suffix[-1]
         self.old = data.old if self.params.keep_close_to == "old_predictions" else None
         self.examples = len(data.train_targets)
         self.batch = min(self.params.batch_size, self.examples)
@@ -55,7 +61,9 @@ class PhaseRun:
         self.steps_an_epoch = self.examples // self.batch
         self.epochs = trainer.epochs_of(index)
         self.optimizer = self._optimizer()
-        self.average = self._average()
+        self.learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average = Average(self.suffix, self.params.ema) if self.params.ema else None
+        self.skipped = 0  # steps in a row
         self.scaler = torch.amp.GradScaler(
             self.compute.device.type, enabled=self.compute.dtype == torch.float16
         )
@@ -66,7 +74,11 @@ class PhaseRun:
         self.state.frozen_before.setdefault(self.name, digest(self.network.frozen()))
         done = self.state.phase_step
         if not self.state.history:
+            clock = time.perf_counter(), cpu_seconds()
             self._judge(None, 0.0)  # epoch 0: a start in closed form may be the best there is
+            self._charge(*clock)
+        if not done:
+            self._save()  # what to go back to, before the first step
         with progress(f"training, {self.phase.name}", self.epochs * self.steps_an_epoch) as go:
             go(done)
             for epoch in range(done // self.steps_an_epoch, self.epochs):
@@ -74,6 +86,9 @@ class PhaseRun:
                     break
                 self._epoch(epoch, done % self.steps_an_epoch, go)
                 done = 0
+
+    def prove(self) -> None:
+        """Note that what was frozen is what it was, in the weights that are kept."""
         self.state.frozen_after[self.name] = digest(self.network.frozen())
         if self.state.frozen_after[self.name] != self.state.frozen_before[self.name]:
             raise ThawlineError(
@@ -88,7 +103,7 @@ class PhaseRun:
             for key, value in slot.items()
         }
         if self.average is not None:
-            found |= checkpoint.prefixed("ema/", self.average.state_dict())
+            found |= checkpoint.prefixed("ema/", self.average.averaged)
         return found
 
     def _epoch(self, epoch: int, done: int, go: Advance) -> None:
@@ -99,9 +114,8 @@ class PhaseRun:
         batches = self.ranks.columns(whole)
         clock, cpu = time.perf_counter(), cpu_seconds()
         befores = self.old.train.batches(batches, epoch) if self.old else repeat(None, len(batches))
-        for inputs, before, chosen in zip(
-            self.data.train.batches(batches, epoch), befores, batches, strict=True
-        ):
+        inputs_of = self._timed("inputs", self.data.train.batches(batches, epoch))
+        for inputs, before, chosen in zip(inputs_of, befores, batches, strict=True):
             loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)], before)
             go(1, loss=loss)
             last = self.state.phase_step % self.steps_an_epoch == 0
@@ -111,9 +125,13 @@ class PhaseRun:
             due = pause >= self.params.checkpoint_seconds or bool(self.trainer.terminated)
             if self.ranks.highest(due):
                 clock, cpu = self._charge(clock, cpu)
-                self.trainer.save(self)
-                self.saved = time.monotonic()
+                self._save()
         self._charge(clock, cpu)
+
+    def _save(self) -> None:
+        with self._spent("checkpoints"):
+            self.trainer.save(self)
+        self.saved = time.monotonic()
 
     def _charge(self, clock: float, cpu: float) -> tuple[float, float]:
         """Add the time since to the record; returns the new start."""
@@ -124,26 +142,17 @@ class PhaseRun:
 
     def _step(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         state = self.state
-        seed = _seed(self.trainer.seed, "step", state.phase, state.phase_step)
-        torch.manual_seed(seed + self.ranks.rank)
         rate = self._set_rates()
-        value = self._gradients(inputs, self.compute.send(targets), before)
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        value = self.ranks.sum_gradients(learning, value)
-        self.scaler.unscale_(self.optimizer)
-        clip = self.params.gradient_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(learning, clip).item()
-        # With a scaler, gradients beyond float16 only make it skip the step.
-        if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            what, number = ("gradient", norm) if math.isfinite(value) else ("loss", value)
-            raise ThawlineError(
-                f"the training {what} became {number} at step {state.step + 1}; lower "
-                "train.learning_rate (the last good state is kept as a checkpoint)"
-            )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.suffix)
+        with self._spent("gradients"):
+            value = self._gradients(inputs, self.compute.send(targets), before)
+            value = self.ranks.sum_gradients(self.learning, value)
+        with self._spent("update"):
+            self.scaler.unscale_(self.optimizer)
+            self._admit(value, self._clip())
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.average is not None:
+                self.average.update(first=state.phase_step == 0)
         state.step += 1
         state.phase_step += 1
         state.loss_sum += value
@@ -152,29 +161,52 @@ class PhaseRun:
             self._point("learning_rate", rate, state.step)
         return value
 
+    def _clip(self) -> float:
+        """Scale the gradients down where they are too large; returns what their norm was."""
+        gradients = [p.grad for p in self.learning if p.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        norm = total.item()
+        # Not where the factor would be 1: it is a pass over all of them.
+        if 0 < self.params.gradient_clip < norm + 1e-6:
+            nn.utils.clip_grads_with_norm_(self.learning, self.params.gradient_clip, total)
+        return norm
+
+    def _admit(self, loss: float, norm: float) -> None:
+        """Raises `Diverged` rather than take a step with a loss or gradients that are not finite.
+
+        With a scaler, gradients beyond float16 make it skip the step; so many in a row are no
+        accident.
+        """
+        self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
+        most = SKIPPED if self.scaler.is_enabled() else 0
+        if math.isfinite(loss) and self.skipped <= most:
+            return
+        what, number = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
+        raise Diverged(
+            f"the training {what} became {number} at step {self.state.step + 1}; lower "
+            f"train.learning_rate{self.trainer.kept()}"
+        )
+
     def _gradients(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         """Set the gradients of one batch, in as many parts as fit; returns its loss.
 
         Parts that do not fit in the device's memory are halved, for this step and all that follow:
-        the step stays that of the whole batch.
+        the step stays that of the whole batch, but for batch norms that learn, which see the parts.
         """
-        generator = torch.get_rng_state()
+        seed = _seed(self.trainer.seed, "step", self.state.phase, self.state.phase_step)
         while True:
+            self.compute.seed(seed + self.ranks.rank)
             try:
                 return self._accumulate(inputs, targets, before)
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
-                    raise ThawlineError(
-                        "one example does not fit in the memory of "
-                        f"{self.compute.device}; choose a smaller backbone or image size"
-                    ) from None
+                    raise self.compute.too_small() from None
                 if self.ranks.size > 1:  # the others may not have run out, and would wait
                     raise ThawlineError(
                         f"{self.micro_batch} examples do not fit in the memory of "
                         f"{self.compute.device}; set train.micro_batch to {self.micro_batch // 2}"
                     ) from None
                 self.micro_batch = math.ceil(self.micro_batch / 2)
-                torch.set_rng_state(generator)
 
     def _accumulate(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,8 +225,8 @@ class PhaseRun:
 
     def _loss(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> Tensor:
         with self.compute.autocast():
-            top = self.suffix[:-1](inputs)
-            logits = self.suffix[-1](top)
+            top = self.body(inputs)
+            logits = self.head(top)
             now = self.old.head(top) if self.old else None
         loss = self.objective(logits.float(), targets)
         if now is None or before is None:
@@ -211,11 +243,12 @@ class PhaseRun:
     def _judge(self, train_loss: float | None, rate: float) -> None:
         """Note how the network does on validation, and keep it if it is the best so far."""
         state = self.state
-        loss, accuracy = self._validate()
+        with self._spent("validation"):
+            loss, accuracy = self._validate()
         if not math.isfinite(loss):
-            raise ThawlineError(
+            raise Diverged(
                 f"the validation loss became {loss} in epoch {state.epoch}; lower "
-                "train.learning_rate (the last good state is kept as a checkpoint)"
+                f"train.learning_rate{self.trainer.kept()}"
             )
         row = {
             "epoch": state.epoch,
@@ -256,20 +289,16 @@ class PhaseRun:
         modes = [(m, m.training) for m in model.modules()]
         model.eval()
         targets = self.data.validation_targets
-        whole = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / 256))
+        whole = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / VALIDATED))
         batches = self.ranks.share(whole)
         total, right = 0.0, 0.0
-        with torch.no_grad():
-            for inputs, chosen in zip(
-                self.data.validation.batches(batches, 0), batches, strict=True
-            ):
-                with self.compute.autocast():
-                    logits = model(inputs).float().cpu()
-                wanted = targets[torch.from_numpy(chosen)]
-                total += functional.cross_entropy(
-                    logits, wanted, label_smoothing=self.params.label_smoothing, reduction="sum"
-                ).item()
-                right += int((logits.argmax(1) == wanted).sum())
+        for inputs, chosen in zip(self.data.validation.batches(batches, 0), batches, strict=True):
+            logits = self.compute.forward(model, inputs).float().cpu()
+            wanted = targets[torch.from_numpy(chosen)]
+            total += functional.cross_entropy(
+                logits, wanted, label_smoothing=self.params.label_smoothing, reduction="sum"
+            ).item()
+            right += int((logits.argmax(1) == wanted).sum())
         for module, mode in modes:
             module.training = mode
         total, right = self.ranks.total(total, right)
@@ -309,17 +338,6 @@ class PhaseRun:
         done = self.state.phase_step // self.steps_an_epoch
         return [row["validation_loss"] for row in self.state.history][-done:] if done else []
 
-    def _average(self) -> AveragedModel | None:
-        if not self.params.ema:
-            return None
-        average = AveragedModel(
-            self.suffix,
-            multi_avg_fn=get_ema_multi_avg_fn(self.params.ema),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
-        average.module.eval()
-        return average
-
     def _restore(self) -> None:
         """Take the optimizer and the average of this phase from the checkpoint, if it has them."""
         found, self.trainer.restored = self.trainer.restored, None
@@ -330,15 +348,44 @@ class PhaseRun:
             i, name = key.split("/")
             slots.setdefault(int(i), {})[name] = value
         state = self.optimizer.state_dict()
-        state["state"] = slots
+        state["state"] = {i: _laid_out(slots[i], p) for i, p in enumerate(self.learning)}
         self.optimizer.load_state_dict(state)
         self.scaler.load_state_dict(found.values["scaler"])
         if self.average is not None:
-            self.average.load_state_dict(checkpoint.under(found.tensors, "ema/"))
+            self.average.load(checkpoint.under(found.tensors, "ema/"))
+
+    @contextmanager
+    def _spent(self, what: str) -> Iterator[None]:
+        """Count the seconds within for the record of what bounds the speed."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.state.spent
+            spent[what] = spent.get(what, 0.0) + time.perf_counter() - begun
+
+    def _timed(self, what: str, items: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The items, counting the seconds of waiting for them."""
+        end = object()
+        while True:
+            with self._spent(what):
+                item = next(items, end)
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
 
     def _point(self, key: str, value: float, step: int) -> None:
         now = int(time.time() * 1000)
         self.state.points.append({"key": key, "value": value, "step": step, "timestamp_ms": now})
+
+
+def _laid_out(slot: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+    """Moments with the memory layout of their parameter, which fused optimizers take for granted;
+    a checkpoint holds all tensors row by row."""
+    return {
+        key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        for key, value in slot.items()
+    }
 
 
 def _seed(*parts: object) -> int:

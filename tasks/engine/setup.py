@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
 from tasks import files, plugins
-from tasks.engine import heads, low_rank, multi_layer, stochastic_depth
+from tasks.engine import depthwise, heads, low_rank, multi_layer, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
@@ -89,6 +90,7 @@ class Setup:
             classes = len(summary.classes)
             model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
         model = model.to(compute.device, memory_format=torch.channels_last).eval()
+        depthwise.quicken(model, compute)
         examples = problem.examples(project, policy, backbone)
         rows, targets = _learned_from(project)
         old = None
@@ -193,6 +195,9 @@ class Setup:
             frozen_norms = self.plan.batch_norm == "frozen"
             self.network.learn(phase.learning_rates, frozen_norms, phase.learns)
             top = self.network.run(self._line(phase), -1)
+            for part in top.modules():
+                if not isinstance(part, _BatchNorm):
+                    part.training = False  # nothing is dropped from what the head is fitted to
             # Shuffled, as the statistics of a batch of one class would be of no use.
             order = np.random.default_rng(self.params.seed).permutation(len(self.targets["train"]))
             targets = self.targets["train"][order]

@@ -46,5 +46,6 @@ class State:
     points: list[dict[str, Any]] = field(default_factory=list)  # for the tracking server
     frozen_before: dict[str, str] = field(default_factory=dict)
     frozen_after: dict[str, str] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)  # seconds of the steps, by what they did
     seconds: float = 0.0
     cpu_seconds: float = 0.0

@@ -8,15 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks import files
 from tasks.engine import checkpoint
+from tasks.engine.average import Average
 from tasks.engine.network import digest
-from tasks.errors import ThawlineError
+from tasks.engine.phase import PhaseRun
+from tasks.engine.state import PhaseData
+from tasks.errors import Diverged, ThawlineError
 from tests.tasks.engine import training
 
 
@@ -48,13 +54,17 @@ def test_frozen_layers_do_not_move_and_learning_ones_do() -> None:
 
 
 def test_frozen_batch_norms_keep_their_statistics_while_their_layer_learns() -> None:
-    before = training.network().state()
-    net = training.network()
+    before, net = training.network().state(), training.network()
+    for state in (before, net.state()):
+        for key in state:
+            if "num_batches" in key:
+                state[key].fill_(1001)  # as after a pretraining
     trainer = training.trainer(None, net, epochs=30)
     trainer.frozen_norms = True
     trainer.fit(lambda index: training.at_line(net, index))
     after = net.state()
-    assert all(torch.equal(after[k], before[k]) for k in after if "running" in k)
+    statistics = [k for k in after if "running" in k or "num_batches" in k]
+    assert all(torch.equal(after[k], before[k]) for k in statistics)
     assert not torch.equal(after["block1.0.weight"], before["block1.0.weight"])
 
 
@@ -68,6 +78,88 @@ def test_of_a_phase_for_norms_nothing_else_moves() -> None:
     norm = {f"block2.1.{key}" for key in ("weight", "bias", "running_mean", "running_var")}
     head = {"head.3.weight", "head.3.bias"}
     assert moved == norm | head | {"block2.1.num_batches_tracked"}
+
+
+def phase_run(index: int = 2, **changes: object) -> PhaseRun:
+    """A phase that is about to begin; by default the last one, in which blocks learn."""
+    net = training.network()
+    trainer = training.trainer(None, net, **changes)
+    trainer.state.phase = index
+    return PhaseRun(trainer, index, training.at_line(net, index))
+
+
+def test_each_layer_learns_at_its_own_rate_along_the_schedule_and_norms_do_not_decay() -> None:
+    running = phase_run(learning_rate=0.01, weight_decay=0.3, schedule="cosine", warmup=0.0)
+    own = {id(p): name for name, p in running.network.modules[-1].named_parameters()}
+    for group in running.optimizer.param_groups:
+        decays = {p.ndim > 1 for p in group["params"]}
+        assert len(decays) == 1
+        assert group["weight_decay"] == (0.3 if decays == {True} else 0.0)
+    running._set_rates()
+    rates = {g["lr"] for g in running.optimizer.param_groups}
+    assert sorted(rates) == pytest.approx([0.01 * share for share in (0.1, 0.3, 1.0)])
+    heads = [g for g in running.optimizer.param_groups if id(g["params"][0]) in own]
+    assert {g["lr"] for g in heads} == {0.01}
+    running.state.phase_step = running.epochs * running.steps_an_epoch // 2
+    running._set_rates()
+    assert heads[0]["lr"] == pytest.approx(0.005, rel=0.05)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1, 1e6])
+def test_gradients_are_clipped_as_pytorch_clips_them(clip: float) -> None:
+    running = phase_run(gradient_clip=clip)
+    for i, parameter in enumerate(running.learning):
+        parameter.grad = torch.full_like(parameter, 0.1 * (i + 1))
+    wanted = [p.grad.clone() for p in running.learning if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(wanted)
+    if clip:
+        torch.nn.utils.clip_grads_with_norm_(running.learning, clip, norm)
+        wanted = [p.grad.clone() for p in running.learning if p.grad is not None]
+        for i, parameter in enumerate(running.learning):
+            parameter.grad = torch.full_like(parameter, 0.1 * (i + 1))
+    assert running._clip() == pytest.approx(norm.item())
+    for parameter, gradient in zip(running.learning, wanted, strict=True):
+        assert parameter.grad is not None and torch.equal(parameter.grad, gradient)
+
+
+def test_the_best_averaged_state_of_a_phase_begins_the_next_and_ends_the_training() -> None:
+    net = training.network()
+    trainer = training.trainer(None, net, learning_rate=0.05)
+    trainer.phases = training.phases()[1:]
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def inputs(index: int) -> PhaseData:
+        seen.append({k: v.clone() for k, v in net.state().items()})
+        if index:
+            assert all(torch.equal(seen[-1][k], v) for k, v in trainer.best.items())
+        return training.at_line(net, index + 1)
+
+    trainer.fit(inputs)
+    assert any(not torch.equal(seen[0][k], seen[1][k]) for k in seen[0])
+    assert all(torch.equal(net.state()[k], v) for k, v in trainer.best.items())
+
+
+def test_the_average_is_that_of_pytorch_and_shares_what_stands_still() -> None:
+    net = training.network()
+    net.learn({"block2", "head"}, frozen_norms=False)
+    module = net.run(1)
+    theirs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    ours = Average(module, 0.9)
+    for step in range(4):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        module(torch.randn(8, 4, 6, 6))
+        theirs.update_parameters(module)
+        ours.update(first=step == 0)
+    own, wanted = ours.module.state_dict(), theirs.module.state_dict()
+    floats = [key for key, value in own.items() if value.is_floating_point()]
+    assert floats and all(torch.equal(own[key], wanted[key]) for key in floats)
+    still = module.state_dict()
+    assert own["0.block1.0.weight"].data_ptr() == still["0.block1.0.weight"].data_ptr()
+    assert own["1.block2.0.weight"].data_ptr() != still["1.block2.0.weight"].data_ptr()
+    assert not torch.equal(own["1.block2.0.weight"], still["1.block2.0.weight"])
 
 
 def test_a_frozen_parameter_that_moves_is_found() -> None:
@@ -218,16 +310,29 @@ def run_program(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_and_resume(folder: Path, epochs: int, chance: random.Random) -> int:
-    """SIGKILL a training at a random moment after a checkpoint; returns the step it went on at."""
+@dataclass(frozen=True)
+class Kill:
+    """Where a SIGKILL hit, and the training went on."""
+
+    step: int
+    phase: int
+    saving: bool  # in the middle of a save
+
+
+def kill_and_resume(folder: Path, epochs: int, chance: random.Random) -> Kill:
+    """SIGKILL a training at a random moment after the checkpoint of some step, and go on."""
     program = run_program(folder, epochs)
-    while not list((folder / "checkpoints").glob("step-*.json")) and program.poll() is None:
+    saved = folder / "checkpoints"
+    while not list(saved.glob("step-*[1-9]*.json")) and program.poll() is None:
         time.sleep(0.005)
     time.sleep(chance.random() * 0.5)
     os.killpg(program.pid, signal.SIGKILL)
-    program.wait()
+    assert program.wait() == -signal.SIGKILL  # it had not ended by itself
+    saving = bool(list(saved.glob(".*")))
     assert run_program(folder, epochs).wait() == 0
-    return int(files.read_json(folder / "end.json")["resumed_from_step"])
+    end = files.read_json(folder / "end.json")
+    assert 0 < end["resumed_from_step"] < end["steps"]
+    return Kill(end["resumed_from_step"], end["resumed_in_phase"], saving)
 
 
 def test_sigkill_at_a_random_moment_changes_nothing(tmp_path: Path) -> None:
@@ -236,7 +341,7 @@ def test_sigkill_at_a_random_moment_changes_nothing(tmp_path: Path) -> None:
     chance = random.Random(1)
     for attempt in range(2):
         folder = tmp_path / f"killed{attempt}"
-        assert kill_and_resume(folder, epochs, chance) > 0
+        kill_and_resume(folder, epochs, chance)
         assert same_end(tmp_path / "whole", folder)
 
 
@@ -254,13 +359,15 @@ def test_fifty_sigkills_change_nothing(tmp_path: Path) -> None:
     epochs = 60
     assert run_program(tmp_path / "whole", epochs).wait() == 0
     chance = random.Random(2)
-    resumed = []
+    kills = []
     for attempt in range(50):
         folder = tmp_path / f"killed{attempt}"
-        resumed.append(kill_and_resume(folder, epochs, chance))
+        kills.append(kill_and_resume(folder, epochs, chance))
         assert same_end(tmp_path / "whole", folder)
-    assert all(step > 0 for step in resumed)
-    assert len(set(resumed)) > 10
+    assert len({kill.step for kill in kills}) > 10
+    assert len({kill.phase for kill in kills}) > 1
+    assert sum(kill.saving for kill in kills) > 2
+    print(Counter((kill.phase, kill.saving) for kill in kills))
 
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -283,9 +390,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None
             view[7] = float("nan")
         return data
 
-    with pytest.raises(ThawlineError, match=r"loss became nan at step \d+; lower train.learning"):
+    with pytest.raises(
+        Diverged, match=r"loss became nan at step \d+; lower train.learning"
+    ) as told:
         trainer.fit(poisoned)
     assert all(torch.isfinite(v).all() for v in net.state().values() if v.is_floating_point())
+    kept = checkpoint.load(tmp_path)
+    assert kept is not None and f"the state after step {kept.step} is kept" in str(told.value)
+    assert all(torch.isfinite(v).all() for v in kept.tensors.values() if v.is_floating_point())
 
 
 def test_early_stopping_ends_a_phase_and_keeps_the_best(tmp_path: Path) -> None:
@@ -303,6 +415,10 @@ class TestCheckpoint:
     def test_the_newest_whole_one_is_loaded(self, tmp_path: Path) -> None:
         for step in (1, 2, 3):
             checkpoint.save(tmp_path, self.make(step))
+        (tmp_path / ".step-000000002.safetensors.x").write_text("left by a kill")
+        (tmp_path / "step-000000002.json").unlink()  # its mark was never written
+        checkpoint.save(tmp_path, self.make(3))
+        assert not list(tmp_path.glob(".*"))
         found = checkpoint.load(tmp_path)
         assert found is not None and found.step == 3 and found.values == {"step": 3}
         assert len(list(tmp_path.glob("*.safetensors"))) == checkpoint.KEEP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from tasks.params import TrainParams
 from tasks.records import Phase
 
 EXAMPLES, CLASSES = 96, 3
+CHANNELS_LAST: Any = torch.channels_last
 
 
 class Block(nn.Sequential):
@@ -35,7 +37,8 @@ def network() -> Network:
     return Network(
         [name for name, _ in layers],
         # Named as in a whole model, so that states of all layers can be merged.
-        [_named(name, module) for name, module in layers],
+        # Laid out as in a real training, which optimizers and checkpoints must heed.
+        [_named(name, module.to(memory_format=CHANNELS_LAST)) for name, module in layers],
     )
 
 
@@ -122,6 +125,7 @@ def main() -> None:
     net = network()
     training = trainer(folder / "checkpoints", net, epochs=epochs)
     training.restore()
+    resumed_in_phase = training.state.phase
     state = training.fit(lambda index: at_line(net, index))
     save_file({k: v.contiguous() for k, v in net.state().items()}, folder / "weights.safetensors")
     files.write_json(
@@ -130,6 +134,7 @@ def main() -> None:
             "history": state.history,
             "steps": state.step,
             "resumed_from_step": training.resumed_from_step,
+            "resumed_in_phase": resumed_in_phase,
             "points": [{**p, "timestamp_ms": 0} for p in state.points],
         },
     )
