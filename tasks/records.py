@@ -318,6 +318,8 @@ class TrainRun:
     precision: str
     threads: int
     versions: dict[str, str]
+    # Seconds of the steps by what they did: what bounds the speed.
+    spent: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> TrainRun:

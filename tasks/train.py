@@ -115,6 +115,7 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         prefix_seconds=round(setup.prefix_seconds, 2),
         prefix_cached=setup.prefix_spared,
         peak_anonymous_mb=peak,
+        spent={what: round(seconds, 2) for what, seconds in state.spent.items()},
         device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,

@@ -21,11 +21,12 @@ def quicken(model: nn.Module, compute: Compute) -> None:
     if compute.device.type != "cpu" or compute.dtype != torch.bfloat16:
         return
     for part in model.modules():
-        if isinstance(part, nn.Conv2d) and _slow(part):
+        if isinstance(part, nn.Conv2d) and slow(part):
             part.forward = MethodType(_in_float32, part)  # type: ignore[method-assign]
 
 
-def _slow(conv: nn.Conv2d) -> bool:
+def slow(conv: nn.Conv2d) -> bool:
+    """Whether a convolution's backward pass is slower in bfloat16."""
     depthwise = conv.groups == conv.in_channels > 1
     return depthwise and (max(conv.stride) > 1 or max(conv.kernel_size) > 3)
 

@@ -32,6 +32,15 @@ MATRIX_SHOWN = 50
 Values = dict[str, Any]
 
 
+SPENT = {
+    "gradients": "forward and backward passes",
+    "update": "clipping, optimizer and average",
+    "inputs": "waiting for inputs",
+    "validation": "validation",
+    "checkpoints": "checkpoints",
+}
+
+
 def context(project: Project, params: Params, seconds: float | None) -> Values:
     """All that `page.html.j2` names."""
     import pandas as pd
@@ -60,6 +69,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "data": data(DataSummary.read(project.summary)),
         "stages": stages(project, params, seconds),
         "run": TrainRun.read(project.train / "run.json"),
+        "spent": SPENT,
         "thawline": version("thawline"),
     }
 

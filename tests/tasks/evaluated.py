@@ -182,6 +182,7 @@ def _training(project: Project) -> None:
         run_key="20260102-030405-abcdef01", mlflow_run_id=None, resumed_from_step=96, steps=640,
         best_epoch=7, stopped_early=False, frozen_before=frozen, frozen_after=dict(frozen),
         seconds=41.2, cpu_seconds=78.9, prefix_seconds=18.4, prefix_cached=True,
+        spent={"inputs": 1.2, "gradients": 17.5},
         peak_anonymous_mb=612.5, device="cpu", precision="float32", threads=2,
         versions={"torch": "2.14.1", "torchvision": "0.29.1"},
     ).write(project.train / "run.json")  # fmt: skip

@@ -113,6 +113,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "5.27\u202fMiB",
         "embed@resnet18",
         "charged here although a cache spared it",
+        "forward and backward passes 17.5\u202fs, waiting for inputs 1.2\u202fs.",
         "resumed from step 96 of 640",
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],

@@ -417,10 +417,10 @@ class TestCheckpoint:
             checkpoint.save(tmp_path, self.make(step))
         (tmp_path / ".step-000000002.safetensors.x").write_text("left by a kill")
         (tmp_path / "step-000000002.json").unlink()  # its mark was never written
-        checkpoint.save(tmp_path, self.make(3))
+        checkpoint.save(tmp_path, self.make(4))
         assert not list(tmp_path.glob(".*"))
         found = checkpoint.load(tmp_path)
-        assert found is not None and found.step == 3 and found.values == {"step": 3}
+        assert found is not None and found.step == 4 and found.values == {"step": 4}
         assert len(list(tmp_path.glob("*.safetensors"))) == checkpoint.KEEP
 
     @pytest.mark.parametrize("damage", ["flip", "truncate", "no_mark", "half_mark", "gone"])
