@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from benchmarks import projects
+from benchmarks import plots, projects
 from benchmarks.arms.data import BACKBONE, COMMON
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.results_file import Results, commit
@@ -126,24 +126,15 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """CPU seconds against images, a line a depth."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "thawline"
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.5, 5))
-    for depth in ALL_DEPTHS:
-        line = [row for row in rows if row["depth"] == depth]
-        places = [row["images"] for row in line], [row["cpu_seconds"] for row in line]
-        axis.plot(*places, "o-", label=f"{depth}" if depth == HEAD else f"thaw_fraction {depth}")
-    axis.set(xscale="log", yscale="log", xlabel="images", ylabel="CPU seconds, 2 epochs")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend()
-    figure.tight_layout()
-    with files.atomic(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    plt.close(figure)
+    with plots.drawn(path) as [axis]:
+        for depth in ALL_DEPTHS:
+            line = [row for row in rows if row["depth"] == depth]
+            places = [row["images"] for row in line], [row["cpu_seconds"] for row in line]
+            axis.plot(
+                *places, "o-", label=f"{depth}" if depth == HEAD else f"thaw_fraction {depth}"
+            )
+        axis.set(xscale="log", yscale="log", xlabel="images", ylabel="CPU seconds, 2 epochs")
+        axis.legend()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import plots
 from benchmarks.arms.runner import Run
-from tasks import files
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
@@ -168,24 +168,13 @@ def equal_cost_table(found: list[dict[str, Any]]) -> list[str]:
 
 def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Test accuracy against CPU seconds, one panel a data set."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "thawline"  # the same bytes for the same results
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(found), figsize=(6.5 * len(found), 5), squeeze=False)
-    for axis, (name, arms) in zip(axes[0], found.items(), strict=True):
-        for row in arms:
-            accuracy = Interval(**row["test_accuracy"])
-            reach = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
-            place, colour = (row["cpu_seconds"], accuracy.value), COLOURS[row["kind"]]
-            axis.errorbar(*place, yerr=reach, fmt="o", color=colour, capsize=3)
-            axis.annotate(row["arm"], place, (5, 4), textcoords="offset points", fontsize=7)
-        axis.set(xscale="log", xlabel="CPU seconds, median", title=name)
-        axis.set_ylabel("test accuracy, % (95 % interval)")
-        axis.grid(alpha=0.3, which="both")
-    figure.tight_layout()
-    with files.atomic(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    plt.close(figure)
+    with plots.drawn(path, len(found)) as axes:
+        for axis, (name, arms) in zip(axes, found.items(), strict=True):
+            for row in arms:
+                accuracy = Interval(**row["test_accuracy"])
+                reach = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
+                place, colour = (row["cpu_seconds"], accuracy.value), COLOURS[row["kind"]]
+                axis.errorbar(*place, yerr=reach, fmt="o", color=colour, capsize=3)
+                axis.annotate(row["arm"], place, (5, 4), textcoords="offset points", fontsize=7)
+            axis.set(xscale="log", xlabel="CPU seconds, median", title=name)
+            axis.set_ylabel("test accuracy, % (95 % interval)")
