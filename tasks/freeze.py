@@ -70,6 +70,11 @@ def make(
             "what has learned cannot be taken for frozen, so let each phase reach as deep as the "
             "one before"
         )
+    if any(phase.epochs is None for phase in phases[:-1]):
+        raise ThawlineError(
+            f"thaw strategy {params.strategy!r} gives the rest of train.epochs to a phase that is "
+            "not the last; give that phase a number of epochs"
+        )
     if reading and lines != [len(layers) - 1]:
         raise ThawlineError(
             f"thaw strategy {params.strategy!r} lets layers learn that its head reads; what a head "
@@ -95,6 +100,20 @@ def make(
         lora_rank=params.lora_rank,
         reading=reading,
     )
+
+
+def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:
+    """The epochs of each phase: its own, or for the last what the others leave of `epochs`.
+
+    Raises `ThawlineError` when they leave none.
+    """
+    fixed = sum(phase.epochs or 0 for phase in phases)
+    if fixed + (phases[-1].epochs is None) > epochs:
+        raise ThawlineError(
+            f"train.epochs is {epochs}, but the phases of the thaw plan before its last take "
+            f"{fixed}; raise train.epochs above {fixed}, or lower freeze.phase_epochs"
+        )
+    return [epochs - fixed if phase.epochs is None else phase.epochs for phase in phases]
 
 
 def start(layers: Sequence[Layer], phase: Phase) -> int:

@@ -119,7 +119,7 @@ class FreezeParams(Section):
     learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
     learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = {}
-    phase_epochs: Count = 3
+    phase_epochs: Count = 2
     lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     batch_norm: Literal["train", "frozen"] = "train"
