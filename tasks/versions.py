@@ -16,13 +16,13 @@ CODE_FILE = "code.yaml"
 
 VERSIONS = {
     "prepare": 1,
-    "augment": 3,
+    "augment": 4,
     "embed": 2,
     "select": 1,
     "freeze": 3,
-    "tune": 3,
+    "tune": 4,
     "train": 3,
-    "evaluate": 2,
+    "evaluate": 3,
     "package": 2,
 }
 

@@ -14,7 +14,8 @@ Data (`tasks.prepare`; `params` is the section `prepare`):
 
 Views (`tasks.augment`, `tasks.engine`):
 - `policy(params, seed) -> ViewPolicy`: the augmentation policy, resolved and checked.
-- `preview(project, policy, path)`: a picture of what training sees.
+- `preview(project, policy, folder)`: a picture of what training sees, `preview.png`, of equal rows
+  and columns, and the names of its `rows` and `columns`, `preview.json`.
 - `examples(project, policy, backbone) -> Examples`: the inputs of the network.
 - `test_views(inputs, policy) -> list[Tensor]`: what a prediction is averaged over.
 

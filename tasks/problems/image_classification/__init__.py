@@ -58,11 +58,11 @@ def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
     return views.policy(augment, seed)
 
 
-def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
-    """A PNG with an image a class, plain and in its views."""
+def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
+    """A picture with an image a class, plain and in its views, and what its rows are called."""
     from tasks.problems.image_classification import views
 
-    views.preview(project, policy, path)
+    views.preview(project, policy, folder)
 
 
 def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> Examples:

@@ -131,8 +131,10 @@ def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> ImageE
     return ImageExamples(store, frame["id"].tolist(), policy, backbone.mean, backbone.std)
 
 
-def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
-    """A PNG: a row for each of up to 20 classes, the plain image and its augmented views."""
+def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
+    """Write `preview.png`, a row for each of up to 20 classes with the plain image and its
+    augmented views, and `preview.json`, the names of its `rows` and `columns`."""
+    from tasks import files
     from tasks.problems.image_classification import pictures
     from tasks.records import DataSummary
 
@@ -141,13 +143,16 @@ def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
     train = frame[frame["split"] == "train"]
     firsts = train.drop_duplicates("target").sort_values("target").head(20)
     rows = firsts.index.to_numpy(np.int64)
-    columns = [shown.pixels(rows, number) for number in range(min(policy.views, 8) + 1)]
+    views = range(min(policy.views, 8) + 1)
+    columns = [shown.pixels(rows, number) for number in views]
+    images = torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).numpy()
+    pictures.grid(images, folder / "preview.png")
     classes = DataSummary.read(project.summary).classes
-    pictures.view_grid(
-        torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).numpy(),
-        [classes[target] for target in firsts["target"]],
-        path,
-    )
+    names = {
+        "rows": [classes[target] for target in firsts["target"]],
+        "columns": [f"view {number}" if number else "plain" for number in views],
+    }
+    files.write_json(folder / "preview.json", names)
 
 
 def _prepared(project: Project) -> tuple[Images, Any]:
