@@ -11,7 +11,7 @@ import pytest
 
 import tasks.thaw_strategies
 from tasks import freeze, plugins
-from tasks.errors import ThawlineError, UnknownName
+from tasks.errors import ThawlineError
 from tasks.params import FreezeParams, TrainParams
 from tasks.records import Layer, Phase, Selection, ThawPlan, ViewPolicy
 from tasks.thaw_strategies import auto, last_blocks
@@ -202,9 +202,10 @@ def test_phases_that_take_more_than_all_epochs_are_refused() -> None:
     assert freeze.epochs_of([Phase("head", 2, {"head": 1.0})], 2) == [2]
 
 
-def test_an_unknown_strategy_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"unknown thaw strategy 'head_onyl'.*'head_only'"):
-        plan(strategy="head_onyl")
+def test_strategies_say_how_many_phases_they_have() -> None:
+    for name in PLANNED:
+        phases = plan(strategy=name, thaw_fraction=0.6).phases
+        assert len(phases) == getattr(plugins.load(tasks.thaw_strategies, name), "PHASES", 1), name
 
 
 def test_planning_needs_no_torch() -> None:

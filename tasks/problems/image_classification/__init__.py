@@ -51,6 +51,13 @@ def details(frame: pd.DataFrame, folder: Path) -> dict[str, Any]:
     return image_store.details(frame, folder)
 
 
+def policies() -> list[str]:
+    """The policies that have a name."""
+    from tasks.problems.image_classification import named_policies
+
+    return list(named_policies.POLICIES)
+
+
 def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
     """The augmentation policy, resolved and tried."""
     from tasks.problems.image_classification import views

@@ -23,28 +23,13 @@ from torchvision.transforms import v2
 from tasks.errors import ParamsError, UnknownName, nearest
 from tasks.params import AugmentParams
 from tasks.problems.image_classification.inputs import normalised, plain
+from tasks.problems.image_classification.named_policies import POLICIES, Described
 from tasks.records import Project, ViewPolicy
 
 if TYPE_CHECKING:
     from tasks.problems import Backbone
 
 __all__ = ["ImageExamples", "examples", "plain", "policy", "preview"]
-
-Described = dict[str, Any]  # {name, arguments} of one transform
-
-_FLIPS_CROPS: list[Described] = [
-    # Sides from 0.8 and nearly square: shifts of up to 10 %, and nothing of the object is lost.
-    {"name": "RandomResizedCrop", "arguments": {"scale": [0.64, 1.0], "ratio": [0.9, 1.1]}},
-    {"name": "RandomHorizontalFlip", "arguments": {}},
-]
-# TrivialAugment (Müller and Hutter 2021) and RandAugment (Cubuk et al. 2020) follow the standard
-# flip and crop, as in their papers.
-POLICIES: dict[str, list[Described]] = {
-    "none": [],
-    "flips_crops": _FLIPS_CROPS,
-    "trivial": [*_FLIPS_CROPS, {"name": "TrivialAugmentWide", "arguments": {}}],
-    "rand": [*_FLIPS_CROPS, {"name": "RandAugment", "arguments": {}}],
-}
 
 # These need labels, boxes, videos or Python objects, or make something else than one image.
 _UNFIT = {
