@@ -23,7 +23,7 @@ VERSIONS = {
     "tune": 4,
     "train": 3,
     "evaluate": 3,
-    "package": 2,
+    "package": 3,
 }
 
 HEADER = """\
