@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import tasks.thaw_strategies
 from tasks import plugins
@@ -100,6 +101,28 @@ def make(
         lora_rank=params.lora_rank,
         reading=reading,
     )
+
+
+def with_new_head(plan: ThawPlan, classes: int, hidden: Sequence[int]) -> ThawPlan:
+    """The plan for people, with the head that is trained in place of the pretrained one.
+
+    Thaw lines and the frozen share are reckoned with the pretrained head, since the plan depends
+    on no parameter of training.
+    """
+    *below, head = plan.layers
+    inputs = plan.reading.kept if plan.reading else below[-1].width
+    if not inputs:  # a record from before widths were noted
+        return plan
+    sizes = [inputs, *hidden, classes]
+    flops = sum(a * b for a, b in pairwise(sizes))
+    new = replace(
+        head,
+        parameters=flops + sum(sizes[1:]),
+        flops=flops,
+        output_bytes=2 * classes,
+        width=classes,
+    )
+    return replace(plan, layers=[*below, new])
 
 
 def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:

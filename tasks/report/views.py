@@ -54,7 +54,10 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "preview": preview(project),
         "selection": Selection.read(project.selection),
         "plan": plan,
-        "layers": layers(plan, tuning.train["learning_rate"]),
+        "layers": layers(
+            freeze.with_new_head(plan, len(evaluation["classes"]), tuning.train["head"]["hidden"]),
+            tuning.train["learning_rate"],
+        ),
         "tuning": tuning,
         "settings": settings(tuning.train),
         "retention": retention(Retention.read(project.train / "retention.json")),

@@ -193,6 +193,21 @@ def test_only_the_last_phase_may_take_the_rest(monkeypatch: pytest.MonkeyPatch) 
         plan(strategy="last_blocks")
 
 
+def test_people_are_shown_the_head_that_is_trained() -> None:
+    def head(made: ThawPlan, *hidden: int) -> tuple[int, int]:
+        shown = freeze.with_new_head(made, 3, hidden)
+        assert shown.layers[:-1] == made.layers[:-1] and shown.thaw_line == made.thaw_line
+        return shown.layers[-1].parameters, shown.layers[-1].flops
+
+    made = plan(strategy="last_blocks")
+    assert head(made) == (8 * 3 + 3, 8 * 3)
+    assert head(made, 5) == (8 * 5 + 5 + 5 * 3 + 3, 8 * 5 + 5 * 3)
+    several = plan(strategy="multi_layer_head", feature_fraction=0.5)
+    assert head(several) == (24 * 3 + 3, 24 * 3)  # half of 6 × 8 features
+    old = replace(made, layers=[replace(layer, width=0) for layer in made.layers])
+    assert head(old) == (10, 1000)
+
+
 def test_phases_that_take_more_than_all_epochs_are_refused() -> None:
     phases = plan(strategy="gradual", thaw_fraction=0.6, phase_epochs=3).phases
     assert freeze.epochs_of(phases, 10) == [3, 3, 3, 1]

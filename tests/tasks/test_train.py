@@ -87,6 +87,9 @@ def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str)
     if plan.reading:
         model = MultiLayer(model, "classifier", plan.reading, 3, HeadParams())
     model.load_state_dict(weights)  # strict: no adapter and no wrapper is left
+    head = model.head if plan.reading else model.classifier
+    shown = freeze.with_new_head(plan, 3, []).layers[-1].parameters
+    assert shown == sum(parameter.numel() for parameter in head.parameters())
     if plan.reading:
         weights = model.backbone.state_dict()
     assert run.frozen_before == run.frozen_after
