@@ -313,7 +313,9 @@ def status(as_json: Json = False) -> None:
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
 ) -> None:
-    """Fetch a known data set into data/ of the project (or of this folder), or list them.
+    """Bring a known data set into data/ of the project (or of this folder), or list them.
+
+    It comes from its system package's folder, else by download; else you are told what to install.
 
     Example: thawline data fashion_mnist
     """

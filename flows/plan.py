@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import dag, repository
-from tasks import params_file, versions
-from tasks.records import Project, ThawPlan
+from tasks import freeze, params_file, versions
+from tasks.records import Project, Selection, ThawPlan
 
 LINES = 4  # of reasons that a person is shown for one stage
 
@@ -34,7 +34,9 @@ def plan(project: Project, stage: str | None = None) -> dict[str, Any]:
     known = [s["seconds"] for s in stages if s["would_run"] and s["seconds"] is not None]
     result = {"stages": stages, "estimated_seconds": round(sum(known), 1), "to_fetch": missing}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        result["thaw_plan"] = layers(ThawPlan.read(project.thaw_plan))
+        classes = Selection.read(project.selection).classes
+        thaw = ThawPlan.read(project.thaw_plan)
+        result["thaw_plan"] = layers(freeze.with_new_head(thaw, classes, values.train.head.hidden))
     return result
 
 

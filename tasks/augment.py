@@ -1,8 +1,8 @@
 """The augment stage: the policy resolved and checked, and a picture of it, before anything trains.
 
-Leaves in `outputs/augment`: `policy.json` (a `ViewPolicy`), `preview.png`, and `plain.json`, the
-part of the policy that unaugmented views depend on, so that another augmentation embeds nothing
-anew.
+Leaves in `outputs/augment`: `policy.json` (a `ViewPolicy`), `preview.png` and `preview.json` (the
+names beside that picture), and `plain.json`, the part of the policy that unaugmented views depend
+on, so that another augmentation embeds nothing anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def run(project: Project, params: Params) -> None:
     """
     problem = plugins.load(problems, params.problem)
     policy = problem.policy(params.augment, params.seed)
-    problem.preview(project, policy, project.augment / "preview.png")
+    problem.preview(project, policy, project.augment)
     policy.write(project.augment / "policy.json")
     plain = replace(policy, seed=0, views=0, transforms=[], refresh_epochs=0, test_time="none")
     plain.write(project.augment / "plain.json")

@@ -51,10 +51,11 @@ print(model.predict(["picture.jpg"]))  # label, probability, error, one column p
 
 
 def _plain(record: dict[str, Any]) -> str:
-    """How to load the weights without Thawline; a head of or on several layers has no short way."""
-    if record["head"]["hidden"] or "reading" in record:
-        return ""
+    """How to load the weights without Thawline; a head of or on several layers has no short way,
+    nor has a network that its library does not make with our classifier."""
     network, classes = record["network"], len(record["classes"])
+    if record["head"]["hidden"] or "reading" in record or not network.get("plain", True):
+        return ""
     module = "torchvision.models" if network["library"] == "torchvision" else "timm"
     make = "get_model" if network["library"] == "torchvision" else "create_model"
     return f"""\

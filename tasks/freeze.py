@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import tasks.thaw_strategies
 from tasks import plugins
@@ -70,6 +71,11 @@ def make(
             "what has learned cannot be taken for frozen, so let each phase reach as deep as the "
             "one before"
         )
+    if any(phase.epochs is None for phase in phases[:-1]):
+        raise ThawlineError(
+            f"thaw strategy {params.strategy!r} gives the rest of train.epochs to a phase that is "
+            "not the last; give that phase a number of epochs"
+        )
     if reading and lines != [len(layers) - 1]:
         raise ThawlineError(
             f"thaw strategy {params.strategy!r} lets layers learn that its head reads; what a head "
@@ -95,6 +101,42 @@ def make(
         lora_rank=params.lora_rank,
         reading=reading,
     )
+
+
+def with_new_head(plan: ThawPlan, classes: int, hidden: Sequence[int]) -> ThawPlan:
+    """The plan for people, with the head that is trained in place of the pretrained one.
+
+    Thaw lines and the frozen share are reckoned with the pretrained head, since the plan depends
+    on no parameter of training.
+    """
+    *below, head = plan.layers
+    inputs = plan.reading.kept if plan.reading else below[-1].width
+    if not inputs:  # a record from before widths were noted
+        return plan
+    sizes = [inputs, *hidden, classes]
+    flops = sum(a * b for a, b in pairwise(sizes))
+    new = replace(
+        head,
+        parameters=flops + sum(sizes[1:]),
+        flops=flops,
+        output_bytes=2 * classes,
+        width=classes,
+    )
+    return replace(plan, layers=[*below, new])
+
+
+def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:
+    """The epochs of each phase: its own, or for the last what the others leave of `epochs`.
+
+    Raises `ThawlineError` when they leave none.
+    """
+    fixed = sum(phase.epochs or 0 for phase in phases)
+    if fixed + (phases[-1].epochs is None) > epochs:
+        raise ThawlineError(
+            f"train.epochs is {epochs}, but the phases of the thaw plan before its last take "
+            f"{fixed}; raise train.epochs above {fixed}, or lower freeze.phase_epochs"
+        )
+    return [epochs - fixed if phase.epochs is None else phase.epochs for phase in phases]
 
 
 def start(layers: Sequence[Layer], phase: Phase) -> int:

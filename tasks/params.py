@@ -5,7 +5,7 @@ One section a stage, in pipeline order. `tasks.params_file` reads and writes the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,13 +18,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+import tasks.problems
+import tasks.thaw_strategies
+from tasks import plugins
 from tasks.errors import nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NUMBER = "number"  # the tag by which errors tell a number from `auto`
+UNFIT = "unfit"  # the kind of error of a value that does not fit to others
 _Auto = Annotated[Literal["auto"], Tag("auto")]
 _which = Discriminator(lambda value: "auto" if value == "auto" else NUMBER)
 NumberOrAuto = Annotated[Annotated[float, Field(gt=0, le=1), Tag(NUMBER)] | _Auto, _which]
@@ -35,6 +40,15 @@ class Section(BaseModel):
     """A frozen section that refuses unknown keys, NaN and infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _one_of(value: str, known: Iterable[str], kind: str) -> str:
+    """The value, if it is a known name. Raises `ValueError` with the nearest ones."""
+    known = list(known)
+    if value not in known:
+        near = nearest(value, known) or f"; there are {', '.join(known)}"
+        raise ValueError(f"there is no such {kind}{near}")
+    return value
 
 
 class SplitParams(Section):
@@ -119,12 +133,17 @@ class FreezeParams(Section):
     learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
     learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = {}
-    phase_epochs: Count = 3
+    phase_epochs: Count = 2
     lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     batch_norm: Literal["train", "frozen"] = "train"
     cache: Literal["auto", "on", "off"] = "auto"
     cache_gigabytes: Positive = 8
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_a_file(cls, value: str) -> str:
+        return _one_of(value, plugins.names(tasks.thaw_strategies), "strategy")
 
 
 class SearchRange(Section):
@@ -253,30 +272,76 @@ class Params(Section):
     package: PackageParams = PackageParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")
 
+    @field_validator("problem")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        return _one_of(value, plugins.names(tasks.problems), "problem")
+
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
-        chosen = self.select.backbone
-        if chosen != "auto" and chosen not in self.embed.backbones:
-            listed = ", ".join(self.embed.backbones)
-            raise ValueError(
-                f"select.backbone is {chosen!r}, which embed.backbones does not list ({listed})"
+        found = [
+            InitErrorDetails(
+                type=PydanticCustomError(UNFIT, "{reason}", {"reason": reason}),
+                loc=(path,),
+                input=None,
             )
-        for name in self.embed.weights:
-            if name not in self.embed.backbones:
-                raise ValueError(f"embed.weights names {name!r}, which embed.backbones lacks")
-        if self.device == "cpu" and self.precision == "float16":
-            raise ValueError("precision float16 needs a GPU; on device cpu use bfloat16 or float32")
-        for path in self.tune.space:
-            if not path.startswith("train."):
-                raise ValueError(f"tune.space names {path!r}; only train.* can be tuned")
-            if not isinstance(get(self, path), float):
-                raise ValueError(f"tune.space names {path!r}, which is not a decimal number")
-            tried = self.tune.space[path]
-            for end in tried.choices or (tried.low, tried.high):
-                _try_value(self.train, path, end)
-        if self.tune.trials and not self.tune.space:
-            raise ValueError("tune.trials is above 0 but tune.space is empty")
+            for path, reason in _unfit(self)
+        ]
+        if found:
+            raise ValidationError.from_exception_data("Params", found)
         return self
+
+
+def _unfit(params: Params) -> Iterator[tuple[str, str]]:
+    """Key paths whose values do not fit to others, and why."""
+    listed = params.embed.backbones
+    chosen = params.select.backbone
+    if chosen != "auto" and chosen not in listed:
+        yield "select.backbone", f"embed.backbones does not list {chosen!r} ({', '.join(listed)})"
+    for name in params.embed.weights:
+        if name not in listed:
+            yield f"embed.weights.{name}", f"embed.backbones does not list it ({', '.join(listed)})"
+    if params.device == "cpu" and params.precision == "float16":
+        yield "precision", "float16 needs a GPU; on device cpu use bfloat16 or float32"
+    if isinstance(policy := params.augment.policy, str):
+        try:
+            known = plugins.load(tasks.problems, params.problem).policies()
+            _one_of(policy, known, "policy")
+        except ValueError as error:
+            yield "augment.policy", f"{error} (it is {policy!r}); or give a list of transforms"
+    before = _epochs_before_the_last_phase(params.freeze)
+    if before >= params.train.epochs:
+        yield (
+            "train.epochs",
+            f"is {params.train.epochs}, but before its last phase freeze.strategy "
+            f"{params.freeze.strategy!r} takes {before}; raise train.epochs above {before}, or "
+            f"lower freeze.phase_epochs ({params.freeze.phase_epochs})",
+        )
+    if params.tune.trials and not params.tune.space:
+        yield "tune.trials", "is above 0 but tune.space is empty"
+    for path, tried in params.tune.space.items():
+        if reason := _not_tunable(params, path, tried):
+            yield f"tune.space.{path}", reason
+
+
+def _epochs_before_the_last_phase(freeze: FreezeParams) -> int:
+    """What a strategy says of itself, since its plan needs a network's layers."""
+    strategy = plugins.load(tasks.thaw_strategies, freeze.strategy)
+    return (getattr(strategy, "PHASES", 1) - 1) * freeze.phase_epochs
+
+
+def _not_tunable(params: Params, path: str, tried: SearchRange) -> str:
+    """Why a parameter cannot be tuned, or not over this range; empty: it can."""
+    if not path.startswith("train."):
+        return "only train.* can be tuned"
+    try:
+        if not isinstance(get(params, path), float):
+            return "is not a decimal number, which alone can be tuned"
+        for end in tried.choices or (tried.low, tried.high):
+            _try_value(params.train, path, end)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _try_value(train: TrainParams, path: str, value: Any) -> None:
@@ -290,8 +355,7 @@ def _try_value(train: TrainParams, path: str, value: Any) -> None:
     try:
         TrainParams.model_validate(tree)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ValueError(f"tune.space.{path} reaches {value:g}: {reason}") from None
+        raise ValueError(f"reaches {value:g}: {error.errors()[0]['msg']}") from None
 
 
 def get(params: BaseModel, path: str) -> Any:

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks import files
 from tasks.errors import ParamsError, nearest
-from tasks.params import NUMBER, Params, key_paths
+from tasks.params import NUMBER, UNFIT, Params, key_paths
 
 PARAMS_FILE = "params.yaml"
 MAX_BYTES = 1_000_000  # a params file is written by hand; more is a mistake or an attack
@@ -126,6 +126,8 @@ def _explain(problem: Any) -> str:
         return f"{path}: unknown key{hint}"
     if kind == "missing":
         return f"{path}: is required"
+    if kind == UNFIT:
+        return f"{path}: {message}"
     message = message.removeprefix("Value error, ")
     if not path:
         return message

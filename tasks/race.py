@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import Diverged
@@ -39,9 +39,11 @@ def run(setup: Setup, entrants: Sequence[Entrant]) -> list[dict[str, Any]]:
     before = {key: value.clone() for key, value in setup.network.state().items()}
     standings = []
     for entrant in entrants:
-        epochs = _epochs(setup, entrant.settings)
+        # An epoch for each phase before the last.
+        phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
+        epochs = max(_epochs(setup, entrant.settings), len(phases))
         settings = entrant.settings.model_copy(update={"epochs": epochs, "patience": 0})
-        racing = setup.racing(entrant.plan, settings)
+        racing = setup.racing(replace(entrant.plan, phases=phases), settings)
         trainer = racing.trainer(None, lambda state: None)
         racing.init_head()
         try:

@@ -43,7 +43,8 @@ class Project:
 
     @property
     def augment(self) -> Path:
-        """`policy.json` (a `ViewPolicy`), `plain.json` (of view 0 alone) and `preview.png`."""
+        """`policy.json` (a `ViewPolicy`), `plain.json` (of view 0 alone), `preview.png` and
+        `preview.json` (the names of its `rows` and `columns`)."""
         return self.root / "outputs/augment"
 
     def features(self, backbone: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import Diverged, ThawlineError
+from tasks.freeze import epochs_of
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, SearchRange, TrainParams
 from tasks.params import replace as replace_params
 from tasks.progress import progress
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 
 
 def run(project: Project, params: Params) -> None:
-    """Write the merged training parameters and the evidence behind what was tuned."""
+    """Write the merged training parameters and the evidence behind what was tuned.
+
+    Raises `ThawlineError` when the phases of the thaw plan take more than `train.epochs`.
+    """
+    epochs_of(ThawPlan.read(project.thaw_plan).phases, params.train.epochs)  # or refused
     params, raced, why_rate = _rate(project, params)
     rates = {"train.learning_rate": float(params.train.learning_rate)} if raced else {}
     written = params.train.model_dump(exclude=NEVER_CHANGES_A_RESULT)

@@ -16,14 +16,14 @@ CODE_FILE = "code.yaml"
 
 VERSIONS = {
     "prepare": 1,
-    "augment": 3,
+    "augment": 4,
     "embed": 2,
     "select": 1,
     "freeze": 4,
     "tune": 4,
     "train": 4,
-    "evaluate": 2,
-    "package": 2,
+    "evaluate": 3,
+    "package": 3,
 }
 
 HEADER = """\

@@ -16,7 +16,7 @@ from PIL import Image
 
 from flows import dag, repository
 from flows.cli import app
-from tasks import params_file
+from tasks import catalogue, params_file
 from tasks.params import FreezeParams, Params, key_paths
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Layer, Project
@@ -165,6 +165,18 @@ def test_both_languages_give_the_same_results() -> None:
 def test_the_tables_of_commands_are_complete() -> None:
     named = [x.split() for row in rows(READMES[0]) for x in code(row[0]) if " " in x]
     assert sorted(n[1] for n in named if n[0] == "thawline") == sorted(COMMANDS.commands)
+
+
+@pytest.mark.parametrize("page", READMES)
+def test_how_data_sets_come_is_said(page: str) -> None:
+    line = next(line for line in text(page).splitlines() if "`tuxpaint`" in line)
+    for name, entry in catalogue.known_data().items():
+        packages = [source.debian for source in entry.sources if source.debian]
+        downloaded = any(source.url for source in entry.sources)
+        if packages and not downloaded:
+            assert f"`{name}`" in line and f"`apt-get install {packages[0]}`" in line
+        elif downloaded:
+            assert f"`{name}`" in line
 
 
 @pytest.mark.parametrize("page", GUIDES)

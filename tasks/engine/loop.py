@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tasks import freeze
 from tasks.engine import checkpoint
 from tasks.engine.device import Compute
 from tasks.engine.network import Network
@@ -93,12 +94,8 @@ class Trainer:
         return self.state
 
     def epochs_of(self, index: int) -> int:
-        """Epochs of a phase: its own, or what the earlier ones leave of `train.epochs`."""
-        fixed = self.phases[index].epochs
-        if fixed is not None:
-            return fixed
-        earlier = sum(phase.epochs or 0 for phase in self.phases[:index])
-        return max(1, self.params.epochs - earlier)
+        """Epochs of a phase: its own, or what the others leave of `train.epochs`."""
+        return freeze.epochs_of(self.phases, self.params.epochs)[index]
 
     def kept(self) -> str:
         """Which state there is to go back to, as the end of a sentence."""

@@ -28,6 +28,7 @@ from tasks.engine.prefix import Prefix, cpu_seconds
 from tasks.engine.split import chain
 from tasks.engine.state import OldPredictions, PhaseData, State
 from tasks.errors import ThawlineError
+from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
 from tasks.problems import Backbone, Examples
 from tasks.records import DataSummary, Phase, Project, ThawPlan, ViewPolicy
@@ -234,7 +235,7 @@ class Setup:
         augmented = split == "train" and bool(self.policy.transforms)
         if not keep_views:
             return Fresh(prefix, rows, augmented)
-        epochs = self.plan.phases[index].epochs or self.settings.epochs
+        epochs = epochs_of(self.plan.phases, self.settings.epochs)[index]
 
         def keep(view: int, on_the_clock: bool = False) -> Tensor:
             dealt = self._deal(prefix, rows, [view]) if on_the_clock else 0

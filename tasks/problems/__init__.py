@@ -13,8 +13,10 @@ Data (`tasks.prepare`; `params` is the section `prepare`):
 - `details(frame, folder) -> dict`: facts of this kind of data for the report, JSON-ready.
 
 Views (`tasks.augment`, `tasks.engine`):
+- `policies() -> list[str]`: the names that `augment.policy` may have; light.
 - `policy(params, seed) -> ViewPolicy`: the augmentation policy, resolved and checked.
-- `preview(project, policy, path)`: a picture of what training sees.
+- `preview(project, policy, folder)`: a picture of what training sees, `preview.png`, of equal rows
+  and columns, and the names of its `rows` and `columns`, `preview.json`.
 - `examples(project, policy, backbone) -> Examples`: the inputs of the network.
 - `test_views(inputs, policy) -> list[Tensor]`: what a prediction is averaged over.
 

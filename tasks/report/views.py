@@ -60,11 +60,15 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "reliability": reliability(evaluation),
         "mistakes": mistakes(project, params),
         "policy": ViewPolicy.read(project.augment / "policy.json"),
-        "preview": png(project),
+        "preview": preview(project),
         "selection": Selection.read(project.selection),
         "plan": plan,
-        "layers": layers(plan, tuning.train["learning_rate"]),
+        "layers": layers(
+            freeze.with_new_head(plan, len(evaluation["classes"]), tuning.train["head"]["hidden"]),
+            tuning.train["learning_rate"],
+        ),
         "tuning": tuning,
+        "settings": settings(tuning.train),
         "retention": retention(Retention.read(project.train / "retention.json")),
         "data": data(DataSummary.read(project.summary)),
         "stages": stages(project, params, seconds),
@@ -213,12 +217,13 @@ def mistakes(project: Project, params: Params) -> list[Values]:
     return [{str(key): value for key, value in row.items()} for row in shown]
 
 
-def png(project: Project) -> str | None:
-    """The augmentation preview as a data URI."""
-    path = project.augment / "preview.png"
-    if not path.is_file():
+def preview(project: Project) -> Values | None:
+    """The augmentation preview as a data URI, and the names of its rows and columns."""
+    picture, names = (project.augment / f"preview.{kind}" for kind in ("png", "json"))
+    if not (picture.is_file() and names.is_file()):
         return None
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return {"image": f"data:image/png;base64,{data}", **files.read_json(names)}
 
 
 def layers(plan: ThawPlan, learning_rate: float) -> list[Values]:
@@ -242,6 +247,16 @@ def layers(plan: ThawPlan, learning_rate: float) -> list[Values]:
                 "cached": [name for name, start in starts.items() if plan.cache and place < start],
             }
         )
+    return rows
+
+
+def settings(train: Values, prefix: str = "") -> list[tuple[str, str]]:
+    """The training parameters, each by its key path below `train`."""
+    rows: list[tuple[str, str]] = []
+    for key, value in train.items():
+        inner = isinstance(value, dict)
+        path = f"{prefix}{key}"
+        rows += settings(value, f"{path}.") if inner else [(path, plain(value) or "none")]
     return rows
 
 
@@ -279,13 +294,28 @@ def data(summary: DataSummary) -> Values:
         "rows": rows,
         "totals": totals,
         "most": most or 1,
-        "facts": [fact(key, value) for key, value in summary.details.items()],
+        "facts": [fact(k, v) for k, v in summary.details.items() if not _of_records(v)],
+        "listings": [
+            {"title": worded(key), "rows": rows, "columns": list(rows[0])}
+            for key, rows in summary.details.items()
+            if _of_records(rows) and rows
+        ],
     }
+
+
+def worded(key: str) -> str:
+    """store_bytes → Store"""
+    return key.removesuffix("_bytes").replace("_", " ").capitalize()
+
+
+def _of_records(value: Any) -> bool:
+    """Whether it is a list to show as a table, be it empty."""
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 def fact(key: str, value: Any) -> tuple[str, str]:
     """A fact of the problem in words: its name and its value."""
-    name = key.removesuffix("_bytes").replace("_", " ").capitalize()
+    name = worded(key)
     if isinstance(value, dict):
         parts = [(k.replace("_", " "), plain(v)) for k, v in value.items() if v not in ([], "")]
         return name, " · ".join(f"{k} {v}" for k, v in parts)

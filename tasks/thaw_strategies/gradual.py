@@ -15,6 +15,7 @@ from tasks.records import Layer, Phase
 from tasks.thaw_strategies import _layers
 
 STEPS = 3
+PHASES = STEPS + 1  # at most, where steps end at the same layer
 
 
 def plan(layers: Sequence[Layer], params: FreezeParams) -> list[Phase]:

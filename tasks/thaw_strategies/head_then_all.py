@@ -11,6 +11,8 @@ from tasks.params import FreezeParams
 from tasks.records import Layer, Phase
 from tasks.thaw_strategies import _layers
 
+PHASES = 2
+
 
 def plan(layers: Sequence[Layer], params: FreezeParams) -> list[Phase]:
     return [

@@ -6,7 +6,7 @@ import pytest
 
 from flows import plan
 from tasks.errors import UnknownName
-from tasks.records import Layer, Phase, Project, ThawPlan
+from tasks.records import Layer, Phase, Project, Selection, ThawPlan
 from tests.flows.conftest import thawline
 
 
@@ -37,7 +37,13 @@ def test_planning_writes_nothing(project: Project) -> None:
 
 
 def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
-    layers = [Layer("stem", 10, 0, 300, 8), Layer("top", 20, 0, 100, 8), Layer("head", 5, 0, 0, 2)]
+    layers = [
+        *(Layer("stem", 10, 0, 300, 8, 4), Layer("top", 20, 0, 88, 8, 4)),
+        Layer("head", 5000, 0, 4000, 2000, 1000),  # the pretrained one, of 1000 classes
+    ]
+    Selection("first", "", [], "0" * 64, "", "", "", layers, examples=9, classes=3).write(
+        project.selection
+    )
     ThawPlan(
         strategy="last_blocks",
         backbone="first",
@@ -53,6 +59,7 @@ def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
     ).write(project.thaw_plan)
     rows = plan.plan(project)["thaw_plan"]
     assert [row["cached"] for row in rows] == [True, False, False]
-    assert [row["compute_share"] for row in rows] == [0.75, 0.25, 0.0]
+    assert [row["parameters"] for row in rows] == [10, 20, 4 * 3 + 3]
+    assert [row["compute_share"] for row in rows] == [0.75, 0.22, 0.03]
     assert rows[1]["learning_rates"] == {"thawed": 0.1}
     assert "frozen" in thawline(project, "plan").stdout

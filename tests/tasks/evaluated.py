@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from tasks import evaluate, files, params_file
 from tasks.baselines import Baseline
 from tasks.params import Params
+from tasks.problems.image_classification import pictures
 from tasks.problems.image_classification.image_store import IMAGES
 from tasks.records import (
     Candidate,
@@ -121,13 +122,23 @@ def _records(
         near_duplicate_examples=40,
         conflicts=[],
         given_splits=["test"],
-        details={"height": {"min": 8, "median": 8, "max": 8}, "grey": 600, "store_bytes": 5529600},
+        details={
+            "near_duplicates_left_out": [
+                {"source": "a/3.png", "split": "train", "near": "乙/4.png", "near_split": "test"}
+            ],
+            "height": {"min": 8, "median": 8, "max": 8},
+            "grey": 600,
+            "store_bytes": 5529600,
+        },
     ).write(project.summary)
     policy = [{"name": "RandomHorizontalFlip", "arguments": {}}]
     ViewPolicy("image_classification", 0, 4, 96, "squash", policy).write(
         project.augment / "policy.json"
     )
-    Image.new("RGB", (640, 300), (210, 220, 230)).save(project.augment / "preview.png")
+    grey = np.full((len(classes), 5, 96, 96, 3), 210, np.uint8)
+    pictures.grid(grey, project.augment / "preview.png")
+    views = ["plain", *(f"view {number}" for number in range(1, 5))]
+    files.write_json(project.augment / "preview.json", {"rows": classes, "columns": views})
     candidates = [
         Candidate("mobilenet_v2", 2_223_872, 58_000_000, 0.81, 0.77, 0.80, 1),
         Candidate("resnet18", 11_176_512, 330_000_000, 0.82, 0.76, 0.74, 2),

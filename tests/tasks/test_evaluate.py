@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from tasks.problems import image_classification as problem
 from tasks.records import Embedding, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
 from tests.tasks import drawn_project
 
+ROOT = Path(__file__).parents[2]
 BACKBONE = "timm.test_resnet.r160_in1k"
 
 
@@ -180,6 +184,26 @@ def test_the_record_repeats_byte_for_byte_and_names_no_place(project: Project) -
     assert [path.read_bytes() for path in paths] == before
     for content in (*before, (project.reports / "report.html").read_bytes()):
         assert str(project.root).encode() not in content
+
+
+def test_dvc_plots_the_confusion_and_the_curves(project: Project, tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    for name in ("dvc.yaml", "params.yaml", "code.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(project.root / "outputs", tmp_path / "outputs")
+    Repo.init(str(tmp_path), no_scm=True).close()
+    dvc = Path(sys.executable).with_name("dvc")
+    command = [dvc, "plots", "show", "--json"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    plots = json.loads(shown.stdout)["data"]
+    assert set(plots) == {"learning_curves", "confusion"}
+    content = plots["confusion"][0]["content"]
+    axes = content["spec"]["encoding"]
+    assert (axes["x"]["field"], axes["y"]["field"]) == ("predicted", "label")
+    rows = pd.DataFrame(content["data"]["values"])[["label", "predicted"]]
+    expected = pd.read_csv(project.evaluate / "predictions.csv")
+    assert rows.to_numpy().tolist() == expected[["label", "predicted"]].to_numpy().tolist()
 
 
 def test_run_seconds_add_up_what_the_stages_noted(project: Project) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 import tasks.thaw_strategies
 from tasks import freeze, plugins
-from tasks.errors import ThawlineError, UnknownName
-from tasks.params import FreezeParams
+from tasks.errors import ThawlineError
+from tasks.params import FreezeParams, TrainParams
 from tasks.records import Layer, Phase, Selection, ThawPlan, ViewPolicy
 from tasks.thaw_strategies import auto, last_blocks
 
@@ -53,6 +53,10 @@ class TestEveryStrategy:
         *before, last = plan(strategy=strategy).phases
         assert last.epochs is None
         assert all(phase.epochs for phase in before)
+
+    def test_fits_into_the_default_epochs(self, strategy: str) -> None:
+        phases = plan(strategy=strategy).phases
+        assert sum(freeze.epochs_of(phases, TrainParams().epochs)) == TrainParams().epochs
 
     def test_deeper_layers_never_learn_faster(self, strategy: str) -> None:
         for phase in plan(strategy=strategy).phases:
@@ -182,9 +186,41 @@ def test_a_line_that_rises_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         plan(strategy="last_blocks")
 
 
-def test_an_unknown_strategy_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"unknown thaw strategy 'head_onyl'.*'head_only'"):
-        plan(strategy="head_onyl")
+def test_only_the_last_phase_may_take_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = [Phase("head", None, {"head": 1.0}), Phase("all", None, {"stem": 1.0, "head": 1.0})]
+    monkeypatch.setattr(last_blocks, "plan", lambda *_: phases)
+    with pytest.raises(ThawlineError, match=r"'last_blocks' gives the rest of train\.epochs"):
+        plan(strategy="last_blocks")
+
+
+def test_people_are_shown_the_head_that_is_trained() -> None:
+    def head(made: ThawPlan, *hidden: int) -> tuple[int, int]:
+        shown = freeze.with_new_head(made, 3, hidden)
+        assert shown.layers[:-1] == made.layers[:-1] and shown.thaw_line == made.thaw_line
+        return shown.layers[-1].parameters, shown.layers[-1].flops
+
+    made = plan(strategy="last_blocks")
+    assert head(made) == (8 * 3 + 3, 8 * 3)
+    assert head(made, 5) == (8 * 5 + 5 + 5 * 3 + 3, 8 * 5 + 5 * 3)
+    several = plan(strategy="multi_layer_head", feature_fraction=0.5)
+    assert head(several) == (24 * 3 + 3, 24 * 3)  # half of 6 × 8 features
+    old = replace(made, layers=[replace(layer, width=0) for layer in made.layers])
+    assert head(old) == (10, 1000)
+
+
+def test_phases_that_take_more_than_all_epochs_are_refused() -> None:
+    phases = plan(strategy="gradual", thaw_fraction=0.6, phase_epochs=3).phases
+    assert freeze.epochs_of(phases, 10) == [3, 3, 3, 1]
+    for epochs in (8, 9):
+        with pytest.raises(ThawlineError, match=rf"train\.epochs is {epochs}.*take 9.*phase_epoc"):
+            freeze.epochs_of(phases, epochs)
+    assert freeze.epochs_of([Phase("head", 2, {"head": 1.0})], 2) == [2]
+
+
+def test_strategies_say_how_many_phases_they_have() -> None:
+    for name in PLANNED:
+        phases = plan(strategy=name, thaw_fraction=0.6).phases
+        assert len(phases) == getattr(plugins.load(tasks.thaw_strategies, name), "PHASES", 1), name
 
 
 def test_planning_needs_no_torch() -> None:

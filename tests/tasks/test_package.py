@@ -164,13 +164,19 @@ print(Predictor("models").predict(["x.png"]).loc[0, "label"])
     assert done.stdout.strip() in trained_project.CLASSES
 
 
-def test_the_code_on_the_card_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "ways"), [(trained_project.BACKBONE, 2), ("squeezenet1_1", 1)]
+)
+def test_the_code_on_the_card_works(
+    backbone: str, ways: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained_project, "BACKBONE", backbone)
     project = trained_project.packaged(tmp_path)
     monkeypatch.chdir(project.root)
     Image.linear_gradient("L").save("picture.jpg")
     card = (project.models / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == ways
     for block in blocks:
         exec(block, {})
     for figure in ("0.900", "0.800–0.950", "0.850", "Apache-2.0", "帽子"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +76,47 @@ def test_dvc_reads_the_same() -> None:
         ("train: {learning_rate: .inf}\n", "train.learning_rate: must be a finite number"),
         ("train: {epochs: many}\n", "train.epochs: input should be a valid integer"),
         ("train: {epochs: 0}\n", "train.epochs: input should be greater than or equal to 1"),
-        ("select: {backbone: b}\n", "select.backbone is 'b', which embed.backbones does not list"),
-        ("device: cpu\nprecision: float16\n", "precision float16 needs a GPU"),
+        ("select: {backbone: b}\n", "select.backbone: embed.backbones does not list 'b' (a)"),
+        ("device: cpu\nprecision: float16\n", "precision: float16 needs a GPU"),
         ("device: gpu\n", "device: string should match pattern"),
-        ("tune: {trials: 3}\n", "tune.trials is above 0 but tune.space is empty"),
-        ("tune: {space: {train.x: {low: 0, high: 1}}}\n", "'train.x' is not a parameter"),
-        ("tune: {space: {seed: {low: 0, high: 1}}}\n", "only train.* can be tuned"),
+        ("tune: {trials: 3}\n", "tune.trials: is above 0 but tune.space is empty"),
+        (
+            "tune: {space: {train.x: {low: 0, high: 1}}}\n",
+            "tune.space.train.x: 'train.x' is not a parameter",
+        ),
+        (
+            "tune: {space: {seed: {low: 0, high: 1}}}\n",
+            "tune.space.seed: only train.* can be",
+        ),
+        ("tune: {space: {train.epochs: {low: 1, high: 2}}}\n", "train.epochs: is not a decimal"),
         ("tune: {space: {train.ema: {low: 2, high: 1}}}\n", "give low < high, or choices"),
         ("tune: {space: {train.label_smoothing: {low: 0.5, high: 1.5}}}\n", "reaches 1.5"),
         ("embed: {weights: {b: {file: f, sha256: 'x'}}}\n", "embed.weights.b.sha256"),
+        (
+            f"embed: {{weights: {{b: {{file: f, sha256: '{'0' * 64}'}}}}}}\n",
+            "embed.weights.b: embed.backbones does not list it (a)",
+        ),
+        (
+            "problem: image_classifier\n",
+            "problem: there is no such problem: did you mean 'image_classification'? "
+            "(it is 'image_classifier')",
+        ),
+        (
+            "freeze: {strategy: last_block}\n",
+            "freeze.strategy: there is no such strategy: did you mean 'last_blocks'?",
+        ),
+        ("freeze: {strategy: _layers}\n", "no such strategy; there are all, auto, "),
+        (
+            "augment: {policy: flip_crops}\n",
+            "augment.policy: there is no such policy: did you mean 'flips_crops'?",
+        ),
+        ("augment: {policy: x}\n", "there are none, flips_crops, trivial, rand (it is 'x'); or"),
+        (
+            "freeze: {strategy: gradual, phase_epochs: 3}\n",
+            "train.epochs: is 8, but before its last phase freeze.strategy 'gradual' takes 9; "
+            "raise train.epochs above 9, or lower freeze.phase_epochs (3)",
+        ),
+        ("freeze: {strategy: head_then_all}\ntrain: {epochs: 2}\n", "'head_then_all' takes 2;"),
     ],
 )
 def test_a_mistake_names_its_key(text: str, message: str) -> None:
@@ -98,6 +133,39 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ParamsError) as error:
         check("prepare: {splt: 1}\nembed: {backbones: []}\ntrain: {epochs: -1}\n")
     assert str(error.value).count("\n  ") == 4  # also the missing prepare.data
+
+
+def test_all_that_does_not_fit_together_is_told_at_once() -> None:
+    with pytest.raises(ParamsError) as error:
+        check(
+            f"{SMALL}select: {{backbone: b}}\ndevice: cpu\nprecision: float16\n"
+            "augment: {policy: x}\nfreeze: {strategy: gradual}\ntrain: {epochs: 6}\n"
+            "tune: {space: {seed: {low: 0, high: 1}, train.ema: {low: 0, high: 2}}}\n"
+        )
+    paths = [line.strip().partition(": ")[0] for line in str(error.value).splitlines()[1:]]
+    assert paths == [
+        *("select.backbone", "precision", "augment.policy", "train.epochs"),
+        *("tune.space.seed", "tune.space.train.ema"),
+    ]
+
+
+def test_a_strategy_of_the_users_own_is_known(tmp_path: Path) -> None:
+    """As a file beside the others; it need not say how many phases it has."""
+    copy = tmp_path / "tasks"
+    shutil.copytree(ROOT / "tasks", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    source = "def plan(layers, params):\n    raise AssertionError\n"
+    (copy / "thaw_strategies/last_two.py").write_text(source)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    code = """
+import sys
+from pathlib import Path
+from tasks import params_file
+assert params_file.set_values(Path(), ["freeze.strategy=last_two"]).freeze.strategy == "last_two"
+heavy = {"torch", "torchvision", "timm", "mlflow", "prefect", "sklearn", "optuna"}
+assert not heavy & set(sys.modules)
+"""
+    run = [sys.executable, "-c", code]
+    subprocess.run(run, cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
 
 
 @pytest.mark.parametrize(

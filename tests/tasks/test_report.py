@@ -124,6 +124,25 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         assert told in page.text, told
 
 
+def test_no_python_is_shown_and_what_was_left_out_is_a_table(page: Page) -> None:
+    assert not re.search(r"[\[{]'|'[\]}]", page.text)
+    assert "Near duplicates left out: 1" in page.text
+    assert "near split" in page.text and "乙/4.png" in page.text
+    for told in ("head.dropout0.2", "head.hiddennone", "weight_decay0.012"):
+        assert told in page.text
+
+
+def test_the_browser_writes_the_names_beside_the_preview(project: Project, page: Page) -> None:
+    tags = [(tag, a.get("class"), a.get("title")) for tag, a in page.elements]
+    begun = tags.index(("div", "preview", None))
+    shown = tags[begun : tags.index(("img", None, None), begun)]
+    assert [title for _, kind, title in shown if kind == "row"] == CLASSES
+    assert len([kind for _, kind, _ in shown if kind == "column"]) == 5
+    (project.augment / "preview.json").rename(project.augment / "away.json")
+    assert 'class="preview"' not in report.render(project, evaluated.parameters())
+    (project.augment / "away.json").rename(project.augment / "preview.json")
+
+
 def test_every_drawing_has_a_name(page: Page) -> None:
     for tag, attributes in page.elements:
         if tag == "svg" or attributes.get("role") in ("img", "region"):

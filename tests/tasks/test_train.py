@@ -26,13 +26,16 @@ from tasks import (
     package,
     plugins,
     problems,
+    race,
     select,
     train,
     tune,
     versions,
 )
 from tasks.engine.multi_layer import MultiLayer
-from tasks.params import AugmentParams, HeadParams, Params, replace
+from tasks.engine.setup import Setup
+from tasks.errors import ThawlineError
+from tasks.params import AugmentParams, HeadParams, Params, TrainParams, replace
 from tasks.problems.image_classification.image_store import ImageStore
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
@@ -79,11 +82,14 @@ def trained(project: Project, params: Params) -> tuple[ThawPlan, TrainRun, dict[
 @pytest.mark.parametrize("strategy", plugins.names(tasks.thaw_strategies))
 def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str) -> None:
     chosen = {"strategy": strategy, "layers": ["features.17"], "phase_epochs": 1}
-    plan, run, weights = trained(project, settings(freeze=chosen))
+    plan, run, weights = trained(project, settings(freeze=chosen, train={"epochs": 4}))
     model, _ = plugins.load(problems, "image_classification").build("mobilenet_v2", 3, HeadParams())
     if plan.reading:
         model = MultiLayer(model, "classifier", plan.reading, 3, HeadParams())
     model.load_state_dict(weights)  # strict: no adapter and no wrapper is left
+    head = model.head if plan.reading else model.classifier
+    shown = freeze.with_new_head(plan, 3, []).layers[-1].parameters
+    assert shown == sum(parameter.numel() for parameter in head.parameters())
     if plan.reading:
         weights = model.backbone.state_dict()
     assert run.frozen_before == run.frozen_after
@@ -128,6 +134,31 @@ def test_auto_takes_the_depth_and_the_rate_that_did_best(project: Project) -> No
     best = min(tried, key=lambda rate: tried[rate])
     assert tuning.changed == {"train.learning_rate": best}
     assert tuning.train["learning_rate"] == best
+
+
+def test_phases_fit_into_the_epochs_of_a_training_and_of_a_race(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced: list[list[int]] = []
+    racing = Setup.racing
+
+    def noted(setup: Setup, plan: ThawPlan, settings: TrainParams) -> Setup:
+        raced.append(freeze.epochs_of(plan.phases, settings.epochs))
+        return racing(setup, plan, settings)
+
+    monkeypatch.setattr(Setup, "racing", noted)
+    monkeypatch.setattr(race, "LEAST_STEPS", 1)
+    chosen = settings(
+        freeze={"strategy": "head_then_all", "phase_epochs": 3},
+        train={"epochs": 4, "learning_rate": "auto"},
+    )
+    freeze.run(project, chosen)
+    few = chosen.train.model_copy(update={"epochs": 3})
+    with pytest.raises(ThawlineError, match=r"train\.epochs is 3, but .* take 3"):
+        tune.run(project, chosen.model_copy(update={"train": few}))
+    assert not raced
+    tune.run(project, chosen)
+    assert raced == [[1, 1]] * len(tune.RATES)
 
 
 def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Project) -> None:

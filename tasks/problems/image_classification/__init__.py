@@ -51,6 +51,13 @@ def details(frame: pd.DataFrame, folder: Path) -> dict[str, Any]:
     return image_store.details(frame, folder)
 
 
+def policies() -> list[str]:
+    """The policies that have a name."""
+    from tasks.problems.image_classification import named_policies
+
+    return list(named_policies.POLICIES)
+
+
 def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
     """The augmentation policy, resolved and tried."""
     from tasks.problems.image_classification import views
@@ -58,11 +65,11 @@ def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
     return views.policy(augment, seed)
 
 
-def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
-    """A PNG with an image a class, plain and in its views."""
+def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
+    """A picture with an image a class, plain and in its views, and what its rows are called."""
     from tasks.problems.image_classification import views
 
-    views.preview(project, policy, path)
+    views.preview(project, policy, folder)
 
 
 def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> Examples:

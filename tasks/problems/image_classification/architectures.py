@@ -15,7 +15,7 @@ import torchvision.models
 from torch import nn
 
 from tasks.errors import ThawlineError, UnknownName
-from tasks.problems.image_classification.heads import last_classifier
+from tasks.problems.image_classification.heads import is_convolutional, last_classifier
 
 # Their auxiliary classifiers serve training from scratch only.
 _INCEPTIONS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,14 @@ class Architecture:
                 f"{self.name} has no single classifier to replace; choose another backbone"
             )
         return path
+
+    def plain(self) -> bool:
+        """Whether the library's constructor, given our number of classes and no more, makes the
+        network that a linear head of ours does, under the same keys."""
+        if self.arch in _INCEPTIONS:
+            return False
+        model = self.model()
+        return not is_convolutional(model.get_submodule(self.head(model)))
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation, a channel each, of inputs in 0..1."""

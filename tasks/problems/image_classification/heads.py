@@ -43,10 +43,15 @@ def with_head(model: nn.Module, path: str, classes: int, head: HeadParams) -> nn
         new = nn.Sequential(nn.Dropout(head.dropout), nn.Linear(inputs, classes))
     else:
         new = DroppedLinear(inputs, classes, head.dropout)
-    if any(isinstance(module, nn.Conv2d) for module in old.modules()):
+    if is_convolutional(old):
         new = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), new)
     model.set_submodule(path, new)
     return model
+
+
+def is_convolutional(classifier: nn.Module) -> bool:
+    """Whether it reads maps, not pooled features; our own then pools first, under other keys."""
+    return any(isinstance(module, nn.Conv2d) for module in classifier.modules())
 
 
 def last_classifier(model: nn.Module) -> str:

@@ -155,8 +155,9 @@ def describe(project: Project, params: Params, backbone: str) -> dict[str, Any]:
     architecture = architectures.find(backbone)
     mean, std = architecture.normalisation()
     name = architecture.full if architecture.library == "timm" else architecture.arch
+    network = {"library": architecture.library, "name": name}
     return {
-        "network": {"library": architecture.library, "name": name},
+        "network": network if architecture.plain() else {**network, "plain": False},
         "inputs": {
             "max_pixels": params.prepare.max_pixels,
             "store_side": params.prepare.store_side,

@@ -23,28 +23,13 @@ from torchvision.transforms import v2
 from tasks.errors import ParamsError, UnknownName, nearest
 from tasks.params import AugmentParams
 from tasks.problems.image_classification.inputs import normalised, plain
+from tasks.problems.image_classification.named_policies import POLICIES, Described
 from tasks.records import Project, ViewPolicy
 
 if TYPE_CHECKING:
     from tasks.problems import Backbone
 
 __all__ = ["ImageExamples", "examples", "plain", "policy", "preview"]
-
-Described = dict[str, Any]  # {name, arguments} of one transform
-
-_FLIPS_CROPS: list[Described] = [
-    # Sides from 0.8 and nearly square: shifts of up to 10 %, and nothing of the object is lost.
-    {"name": "RandomResizedCrop", "arguments": {"scale": [0.64, 1.0], "ratio": [0.9, 1.1]}},
-    {"name": "RandomHorizontalFlip", "arguments": {}},
-]
-# TrivialAugment (Müller and Hutter 2021) and RandAugment (Cubuk et al. 2020) follow the standard
-# flip and crop, as in their papers.
-POLICIES: dict[str, list[Described]] = {
-    "none": [],
-    "flips_crops": _FLIPS_CROPS,
-    "trivial": [*_FLIPS_CROPS, {"name": "TrivialAugmentWide", "arguments": {}}],
-    "rand": [*_FLIPS_CROPS, {"name": "RandAugment", "arguments": {}}],
-}
 
 # These need labels, boxes, videos or Python objects, or make something else than one image.
 _UNFIT = {
@@ -131,8 +116,10 @@ def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> ImageE
     return ImageExamples(store, frame["id"].tolist(), policy, backbone.mean, backbone.std)
 
 
-def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
-    """A PNG: a row for each of up to 20 classes, the plain image and its augmented views."""
+def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
+    """Write `preview.png`, a row for each of up to 20 classes with the plain image and its
+    augmented views, and `preview.json`, the names of its `rows` and `columns`."""
+    from tasks import files
     from tasks.problems.image_classification import pictures
     from tasks.records import DataSummary
 
@@ -141,13 +128,16 @@ def preview(project: Project, policy: ViewPolicy, path: Path) -> None:
     train = frame[frame["split"] == "train"]
     firsts = train.drop_duplicates("target").sort_values("target").head(20)
     rows = firsts.index.to_numpy(np.int64)
-    columns = [shown.pixels(rows, number) for number in range(min(policy.views, 8) + 1)]
+    views = range(min(policy.views, 8) + 1)
+    columns = [shown.pixels(rows, number) for number in views]
+    images = torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).numpy()
+    pictures.grid(images, folder / "preview.png")
     classes = DataSummary.read(project.summary).classes
-    pictures.view_grid(
-        torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).numpy(),
-        [classes[target] for target in firsts["target"]],
-        path,
-    )
+    names = {
+        "rows": [classes[target] for target in firsts["target"]],
+        "columns": [f"view {number}" if number else "plain" for number in views],
+    }
+    files.write_json(folder / "preview.json", names)
 
 
 def _prepared(project: Project) -> tuple[Images, Any]:

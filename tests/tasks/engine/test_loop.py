@@ -198,7 +198,7 @@ def test_micro_batches_make_the_same_step() -> None:
 def test_a_batch_that_does_not_fit_is_parted_and_the_step_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, trainer = fit(epochs=1)
+    _, trainer = fit(epochs=4)
     tried: list[int] = []
     forward = torch.nn.Sequential.forward
 
@@ -211,10 +211,18 @@ def test_a_batch_that_does_not_fit_is_parted_and_the_step_taken(
 
     monkeypatch.setattr(torch.nn.Sequential, "forward", limited)
     net = training.network()
-    limited_trainer = training.trainer(None, net, epochs=1)
+    limited_trainer = training.trainer(None, net, epochs=4)
     limited_trainer.fit(lambda index: training.at_line(net, index))
     assert limited_trainer.state.step == trainer.state.step
     assert {16, 8, 4} <= set(tried)
+
+
+def test_a_training_takes_as_many_epochs_as_it_is_given() -> None:
+    for epochs in (4, 7):
+        _, trainer = fit(epochs=epochs)
+        assert [row["epoch"] for row in trainer.state.history] == list(range(epochs + 1))
+    with pytest.raises(ThawlineError, match=r"train\.epochs is 3.*lower freeze\.phase_epochs"):
+        fit(epochs=3)  # the first two phases have three
 
 
 def test_training_learns() -> None:

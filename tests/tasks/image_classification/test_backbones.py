@@ -95,6 +95,23 @@ def test_a_linear_head_loads_into_the_librarys_own_model(name: str, head: str, p
     assert dropout == [0.3]
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        *(("mobilenet_v2", True), ("shufflenet_v2_x0_5", True), ("timm.test_resnet", True)),
+        *(("squeezenet1_1", False), ("googlenet", False), ("timm.resnetv2_50", False)),
+    ],
+)
+def test_it_is_known_which_networks_the_library_makes_alone(name: str, plain: bool) -> None:
+    architecture = find(name)
+    timms = architecture.library == "timm"
+    make = timm.create_model if timms else torchvision.models.get_model
+    own = make(architecture.full if timms else architecture.arch, num_classes=3)
+    model, _ = build(name, 3, HeadParams())
+    shapes = [{key: value.shape for key, value in x.state_dict().items()} for x in (own, model)]
+    assert (shapes[0] == shapes[1]) == architecture.plain() == plain
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_dropout_before_the_head_acts_in_training_alone(name: str) -> None:
     model, path = build(name, 4, HeadParams(dropout=0.5))

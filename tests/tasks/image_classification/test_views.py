@@ -14,6 +14,7 @@ from tasks.errors import ThawlineError
 from tasks.params import AugmentParams
 from tasks.problems.image_classification import views
 from tasks.problems.image_classification.inputs import normalised, plain
+from tasks.problems.image_classification.named_policies import POLICIES
 from tasks.problems.image_classification.views import ImageExamples, policy
 from tasks.records import ViewPolicy
 
@@ -40,7 +41,7 @@ def noise(what: Any = "flips_crops", seed: int = 0) -> ImageExamples:
     return ImageExamples(Noise(), [f"id {i}" for i in range(5)], resolved(what, seed), MEAN, STD)
 
 
-@pytest.mark.parametrize("name", views.POLICIES)
+@pytest.mark.parametrize("name", POLICIES)
 def test_a_view_depends_on_its_seed_number_and_image_alone(name: str) -> None:
     everything = noise(name).batch(np.arange(5), 2)
     alone = torch.cat([noise(name).batch(np.array([row]), 2) for row in (4, 2, 0, 1, 3)])
