@@ -39,10 +39,13 @@ def examine() -> list[Finding]:
     findings = [*_packages(), *_machine(), *_tool("git")]
     try:
         project = find()
-        values = params_file.load(project.root)
     except ThawlineError as error:
         return [*findings, Finding("project", "warn", str(error), "the rest needs a project")]
     findings.append(Finding("project", "ok", str(project.root)))
+    try:
+        values = params_file.load(project.root)
+    except ThawlineError as error:
+        return [*findings, Finding("params", "fail", str(error), "mend it; the rest needs it")]
     checks: list[Callable[[Project, Params], Iterator[Finding]]]
     checks = [_cores, _disk, _dvc, _weights, _mlflow, _prefect]
     for check in checks:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -102,6 +104,20 @@ def wait(
         if limit is not None and time.monotonic() - started > limit:
             end_group(process, grace)
             raise TimedOut
+
+
+def started_at(pid: int) -> float:
+    """When a process started; with its number, what tells it from a later one of that number."""
+    return psutil.Process(pid).create_time()
+
+
+def still_runs(pid: int, started: float) -> bool:
+    """Whether the process that started then has not ended."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        ended = process.status() == psutil.STATUS_ZOMBIE  # nobody has asked how
+        return process.create_time() == started and not ended
+    return False
 
 
 def end_group(process: subprocess.Popen[Any], grace: float) -> None:

@@ -15,7 +15,15 @@ import psutil
 from flows import board as boards
 from flows.board import Board, StageState, Standing
 from flows.dag import KILLED, Graph
-from flows.process import Stopped, TimedOut, signal_group, start_module, wait
+from flows.process import (
+    Stopped,
+    TimedOut,
+    signal_group,
+    start_module,
+    started_at,
+    still_runs,
+    wait,
+)
 from flows.project import environment
 from tasks import files
 from tasks.errors import ThawlineError
@@ -123,7 +131,7 @@ class Runner:
 def note_process(project: Project, pid: int) -> None:
     """Remember a process, so that a later run can end it if this one is killed."""
     path = boards.folder(project) / "processes" / f"{pid}.json"
-    files.write_json(path, {"started": psutil.Process(pid).create_time()})
+    files.write_json(path, {"started": started_at(pid)})
 
 
 def end_noted_processes(project: Project) -> int:
@@ -131,11 +139,10 @@ def end_noted_processes(project: Project) -> int:
     ended = 0
     for path in (boards.folder(project) / "processes").glob("*.json"):
         with contextlib.suppress(psutil.Error, ValueError, KeyError):
-            process = psutil.Process(int(path.stem))
-            zombie = process.status() == psutil.STATUS_ZOMBIE  # has ended; nobody asked how
-            if process.create_time() == files.read_json(path)["started"] and not zombie:
-                signal_group(process.pid, signal.SIGKILL)
-                process.wait(10)
+            pid = int(path.stem)
+            if still_runs(pid, files.read_json(path)["started"]):
+                signal_group(pid, signal.SIGKILL)
+                psutil.Process(pid).wait(10)
                 ended += 1
         path.unlink(missing_ok=True)
     return ended

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.process import end_group, signal_group, start_module
+from flows.process import end_group, signal_group, start_module, started_at, still_runs
 from flows.project import environment
 from tasks import files
 from tasks.errors import ThawlineError
@@ -54,28 +54,39 @@ def serve(
                 _wait_until_up(page, process, log_path)
             console.print(f"{page.name}: {page.address}", highlight=False)
             if page.name == "Prefect":
-                files.write_json(server_file(project), {"url": f"{page.address}/api"})
+                _note_server(project, f"{page.address}/api", process.pid)
         console.print("Ctrl-C ends them", style="dim")
         with contextlib.suppress(KeyboardInterrupt):
             while all(process.poll() is None for process in processes):
                 time.sleep(0.3)
             if processes:
                 raise ThawlineError(f"a server ended by itself; see {log_path}")
-    server_file(project).unlink(missing_ok=True)
 
 
-def server_file(project: Project) -> Path:
-    """Where the address of a running Prefect page stands, for runs to report to."""
+def _note_server(project: Project, url: str, pid: int) -> None:
+    """Note a running Prefect page, for runs to report to."""
+    note = {"url": url, "pid": pid, "started": started_at(pid)}
+    files.write_json(_server_file(project), note)
+
+
+def _server_file(project: Project) -> Path:
     return project.scratch / "prefect-server.json"
 
 
 def running_server(project: Project) -> str | None:
-    """The API of the Prefect server that `thawline ui` runs for this project, if it answers."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        url = str(files.read_json(server_file(project))["url"])
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+    """The API of the Prefect server that `thawline ui` runs for this project, if it answers.
+
+    A kill of `thawline ui` leaves the note behind, and another project's server may have that
+    address by now: its process must be the one that was noted.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        note = files.read_json(_server_file(project))
+        if not still_runs(note["pid"], note["started"]):
+            _server_file(project).unlink()
+            return None
+        with urllib.request.urlopen(f"{note['url']}/health", timeout=1) as answer:
             if answer.status == 200:
-                return url
+                return str(note["url"])
     return None
 
 

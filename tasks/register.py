@@ -150,7 +150,8 @@ def _add(
     run = _run(client, project, params)
     _log_reports(client, project, run, digest)
     name, run_id = params.register_.model, run.info.run_id
-    return registry.add_version(client, name, project.models, run_id, record, digest)
+    lineage = runs.model_lineage(project)
+    return registry.add_version(client, name, project.models, run_id, record, digest, lineage)
 
 
 def _run(client: MlflowClient, project: Project, params: Params) -> Run:

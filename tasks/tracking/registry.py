@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ThawlineError
+from tasks.tracking.runs import named
 from tasks.tracking.spool import now_ms
 
 if TYPE_CHECKING:
@@ -89,8 +90,9 @@ def add_version(
     run_id: str,
     record: dict[str, Any],
     digest: str,
+    lineage: dict[str, str],
 ) -> Version:
-    """Log a packaged folder as a model of a run, and register it.
+    """Log a packaged folder as a model of a run, and register it; `lineage`: tags of the version.
 
     The digest is written together with the version: a kill in between leaves a logged model that
     nobody refers to, never a version that is not recognised.
@@ -109,7 +111,7 @@ def add_version(
         name,
         source=f"models:/{model_id}",
         run_id=run_id,
-        tags=_tags(record, digest),
+        tags=named({**lineage, **_tags(record, digest)}),
         description=card if len(card) <= _DESCRIPTION else card[: _DESCRIPTION - 1] + "…",
         model_id=model_id,
     )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
+import re
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from tasks import params as parameters
 from tasks import params_file
@@ -24,6 +28,8 @@ RESTORED = "thawline.restored"
 FLOW_RUN_ID = "THAWLINE_FLOW_RUN_ID"  # environment variable: the Prefect flow run around us
 
 _LONGEST = 6000  # characters of a parameter that MLflow takes
+_LONGEST_NAME = 250
+_REFUSED = re.compile(r"[^/\w.\- :]")  # characters that MLflow takes in no name
 _PARAMS_A_BATCH = 100
 
 
@@ -41,52 +47,95 @@ def header(
 
 
 def flat_params(params: parameters.Params) -> dict[str, str]:
-    """Parameters by key path, as text: `{"train.epochs": "8", …}`."""
-    flat: dict[str, str] = {}
+    """Parameters by key path, as text: `{"train.epochs": "8", …}`.
 
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                add(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat[prefix] = text[:_LONGEST]
-
-    add("", params.model_dump(by_alias=True))
+    A mapping whose keys the user makes up is one value, as JSON: a glob is no name for MLflow.
+    """
+    flat = {}
+    for path in parameters.key_paths(parameters.Params):
+        value = parameters.get(params, path)
+        if not isinstance(value, BaseModel):
+            flat[path] = _short(value if isinstance(value, str) else _json(value))
     return flat
 
 
+def named(values: dict[str, str]) -> dict[str, str]:
+    """Parameters or tags under names that MLflow takes: `_` for brackets and the like."""
+    return {
+        posixpath.normpath(_REFUSED.sub("_", key))[:_LONGEST_NAME]: value
+        for key, value in values.items()
+    }
+
+
 def lineage(root: Path) -> dict[str, str]:
-    """Tags that tell where a run came from: versions, git, DVC, the flow run."""
+    """Tags that tell where a training comes from: versions, git, the flow run, what it reads.
+
+    Not what follows training: until all is done, `dvc.lock` has another model there.
+    """
     tags = {"thawline.version": version("thawline"), "mlflow.source.name": "thawline"}
-    if commit := _git(root, "rev-parse", "HEAD"):
-        tags["mlflow.source.git.commit"] = commit
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
-        tags["thawline.git_dirty"] = "true" if dirty else "false"
-    tags.update({f"dvc.{path}": digest for path, digest in dvc_digests(root).items()})
+    tags |= _commit(root) | _dvc_tags(root, _read_by_training(root))
     if flow_run := os.environ.get(FLOW_RUN_ID):
         tags["prefect.flow_run_id"] = flow_run
     return tags
 
 
-def dvc_digests(root: Path) -> dict[str, str]:
-    """Path → hash of all outputs in `dvc.lock`, and of files tracked by a `.dvc` file beside data.
+def model_lineage(project: Project) -> dict[str, str]:
+    """Tags that tell where the packaged model comes from: git, its training, what that read."""
+    root = project.root
+    made = [str(folder.relative_to(root)) for folder in (project.train, project.models)]
+    return _commit(root) | _dvc_tags(root, [*_read_by_training(root), *made])
 
-    An unreadable lock is nobody's mistake here; it gives no digests.
+
+def _commit(root: Path) -> dict[str, str]:
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "mlflow.source.git.commit": commit,
+        "thawline.git_dirty": "true" if dirty else "false",
+    }
+
+
+def _dvc_tags(root: Path, wanted: list[str]) -> dict[str, str]:
+    """Hashes of what `.dvc` files beside the data track, and of the `wanted` in `dvc.lock`.
+
+    An output counts when it is wanted, holds what is wanted, or lies in a folder that is.
     """
-    digests: dict[str, str] = {}
-    locks = [root / "dvc.lock", *sorted((root / "data").glob("*.dvc"))]
-    for lock in (path for path in locks if path.is_file()):
-        try:
-            content = params_file.parse(lock.read_bytes(), str(lock)) or {}
-        except ParamsError:
-            continue
-        stages = content.get("stages", {"": content}).values()
-        for out in (out for stage in stages for out in stage.get("outs", [])):
-            if digest := out.get("md5"):
-                prefix = "" if lock.name == "dvc.lock" else "data/"
-                digests[f"{prefix}{out['path']}"] = str(digest)
-    return digests
+    digests = {
+        f"data/{path}": md5 for file in (root / "data").glob("*.dvc") for path, md5 in _outs(file)
+    }
+    for path, md5 in _outs(root / "dvc.lock"):
+        if any(_overlap(path, other) for other in wanted):
+            digests[path] = md5
+    return {f"dvc.{path}": md5 for path, md5 in digests.items()}
+
+
+def _read_by_training(root: Path) -> list[str]:
+    """The dependencies of stage train, as `dvc.yaml` names them."""
+    train = _stages(root / "dvc.yaml").get("train", {})
+    return [dep for dep in train.get("deps", []) if isinstance(dep, str)]
+
+
+def _outs(file: Path) -> list[tuple[str, str]]:
+    """Path and hash of each output in a lock or a `.dvc` file."""
+    outs = (out for stage in _stages(file).values() for out in stage.get("outs", []))
+    return [(str(out["path"]), str(out["md5"])) for out in outs if out.get("md5")]
+
+
+def _stages(file: Path) -> dict[str, Any]:
+    """The stages in a file of DVC's; none when it is missing or broken, which DVC itself tells."""
+    try:
+        content = params_file.parse(file.read_bytes(), str(file))
+    except (OSError, ParamsError):
+        return {}
+    stages = content.get("stages", {"": content}) if isinstance(content, dict) else None
+    return stages or {}
+
+
+def _overlap(one: str, other: str) -> bool:
+    first, second = PurePosixPath(one), PurePosixPath(other)
+    return first.is_relative_to(second) or second.is_relative_to(first)
 
 
 def find(client: MlflowClient, experiment: str, run_key: str) -> Run | None:
@@ -118,7 +167,7 @@ def create(client: MlflowClient, experiment: str, run_key: str, header: Header) 
     run = find(client, experiment, run_key) or client.create_run(
         experiment,
         start_time=header.created_ms,
-        tags={**header.tags, RUN_KEY: run_key},
+        tags=named({**header.tags, RUN_KEY: run_key}),
         run_name=header.name,
     )
     describe(client, run.info.run_id, header)
@@ -129,7 +178,7 @@ def describe(client: MlflowClient, run_id: str, header: Header) -> None:
     """Log a header's parameters and data set; logging them again changes nothing."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    entries = [Param(key, value) for key, value in header.params.items()]
+    entries = [Param(key, value) for key, value in named(header.params).items()]
     for start in range(0, len(entries), _PARAMS_A_BATCH):
         client.log_batch(run_id, params=entries[start : start + _PARAMS_A_BATCH])
     if header.dataset:
@@ -150,6 +199,17 @@ def _dataset(project: Project, params: parameters.Params) -> dict[str, str] | No
     name = Path(params.prepare.data).stem
     digest = DataSummary.read(project.summary).digest
     return {"name": name, "digest": digest, "source": params.prepare.data}
+
+
+def _json(value: Any) -> str:
+    def section(inner: BaseModel) -> dict[str, Any]:
+        return inner.model_dump(by_alias=True, exclude_defaults=True)  # as the user wrote it
+
+    return json.dumps(value, ensure_ascii=False, default=section)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -32,6 +32,20 @@ def test_a_missing_input_fails(project: Project, monkeypatch: pytest.MonkeyPatch
     assert [(f.what, f.found) for f in found] == [("data", "data/raw.txt is missing")]
 
 
+def test_parameters_that_cannot_be_used_fail(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 3", "epoch: 3"))
+    monkeypatch.chdir(project.root)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert not found["ok"]
+    (failed,) = [f["found"] for f in found["findings"] if f["verdict"] == "fail"]
+    assert "train.epoch: unknown key: did you mean 'epochs'" in failed
+
+
 def test_versions_that_clash_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
     monkeypatch.setattr(

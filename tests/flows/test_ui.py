@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import urllib.request
 
 from flows import ui
 from tasks.records import Project
-from tests.flows.conftest import thawline
+from tests.flows.conftest import thawline, wait_until
 
 
 def fetch(address: str) -> tuple[int, str]:
@@ -34,6 +35,20 @@ def test_a_run_reports_to_the_pages_that_are_up(pages: tuple[Project, str, str])
     )
     with urllib.request.urlopen(request) as answer:
         assert json.load(answer)
+
+
+def test_the_server_of_another_project_is_not_taken_for_a_page_that_was_killed(
+    project: Project, pages: tuple[Project, str, str]
+) -> None:
+    """Its address is free again, and may be that of the other project's page by now."""
+    killed = subprocess.Popen(["sleep", "300"])
+    ui._note_server(project, f"{pages[1]}/api", killed.pid)
+    assert ui.running_server(project) == f"{pages[1]}/api"
+    killed.kill()
+    wait_until(lambda: ui.running_server(project) is None, 5)
+    killed.wait()
+    assert not ui._server_file(project).exists()
+    assert ui.running_server(pages[0]) == f"{pages[1]}/api"
 
 
 def test_pages_without_a_login_stay_on_loopback(project: Project) -> None:

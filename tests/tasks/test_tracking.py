@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import requests
 
 from tasks import files, tracking, train
+from tasks.params import Params
 from tasks.records import Project
 from tasks.tracking import Header, Point, Spool, drainer, runs, store
 from tests.tasks import trained_project
@@ -92,9 +94,6 @@ def test_a_spool_goes_on_after_its_end_and_drops_what_is_contradicted(tmp_path: 
 
 def test_a_run_arrives_once_however_often_it_is_sent(tmp_path: Path) -> None:
     project = trained_project.make(trained_project.with_store(tmp_path).root)
-    (tmp_path / "dvc.lock").write_text(
-        "stages:\n  prepare:\n    outs:\n    - path: data/prepared\n      md5: abc.dir\n"
-    )
     header = tracking.header(project, trained_project.params(), "a run", {"color": "red"})
     spool = Spool.open(project, "key", header)
     spool.extend(points(0, 1200))
@@ -109,7 +108,6 @@ def test_a_run_arrives_once_however_often_it_is_sent(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.artifact_uri == f"mlartifacts/{run.info.experiment_id}/{run_id}/artifacts"
     assert run.data.params["register.model"] == "shoes"
-    assert run.data.tags["dvc.data/prepared"] == "abc.dir"
     assert run.data.tags["color"] == "red"
     dataset = run.inputs.dataset_inputs[0].dataset
     assert (dataset.name, dataset.digest) == ("shoes", "d" * 36)
@@ -118,6 +116,51 @@ def test_a_run_arrives_once_however_often_it_is_sent(tmp_path: Path) -> None:
     assert (again.sent, again.error) == (2400, None)
     assert tracking.run_id(project, "key", 0) == run_id
     assert by_step(curves(project, run_id)) == by_step(points(0, 1200))
+
+
+def lock(root: Path, outs: list[str]) -> None:
+    """The `dvc.yaml` of a project, and a `dvc.lock` in which the hash of output n is `mn`."""
+    shutil.copy(ROOT / "dvc.yaml", root)
+    stages = {str(n): {"outs": [{"path": out, "md5": f"m{n}"}]} for n, out in enumerate(outs)}
+    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+
+
+def test_a_run_tells_what_it_was_trained_on_and_nothing_of_an_earlier_model(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/raw.dvc").write_text("outs:\n- md5: c0\n  path: pics (1)\n")
+    outs = ["data/prepared", "outputs/augment", "outputs/thaw_plan.json", "outputs/tune.json"]
+    later = ["outputs/train", "outputs/evaluate", "reports/metrics.json", "models"]
+    lock(tmp_path, [*outs, *later])
+    found = {key: value for key, value in runs.lineage(tmp_path).items() if key.startswith("dvc.")}
+    expected = {f"dvc.{out}": f"m{n}" for n, out in enumerate(outs)} | {"dvc.data/pics (1)": "c0"}
+    assert found == expected
+    model = runs.model_lineage(Project(tmp_path))
+    assert model == expected | {"dvc.outputs/train": "m4", "dvc.models": "m7"}
+    (tmp_path / "dvc.lock").write_text("stages: [broken")
+    assert set(runs.model_lineage(Project(tmp_path))) == {"dvc.data/pics (1)"}
+
+
+def test_globs_and_odd_file_names_reach_mlflow(tmp_path: Path) -> None:
+    project = trained_project.with_store(tmp_path)
+    rates = {"features.1?": 0.3, "features.*[0-9]": 0.1}
+    space = {"train.weight_decay": {"low": 0.001, "high": 0.3, "log": True}}
+    tree = trained_project.params().model_dump(by_alias=True)
+    tree["freeze"]["learning_rates"], tree["tune"]["space"] = rates, space
+    tree["augment"]["policy"] = [{"RandomErasing": {"p": 0.5}}] * 1000
+    params = Params.model_validate(tree)
+    header = tracking.header(project, params, "a run", {"dvc.data/pics (1).parquet": "c0"})
+    Spool.open(project, "key", header).extend(points(0, 1))
+    assert drainer.drain(project, 60).error is None
+    with store.connect(tmp_path) as client:
+        run = client.get_run(str(tracking.run_id(project, "key", 0)))
+    assert json.loads(run.data.params["freeze.learning_rates"]) == rates
+    assert json.loads(run.data.params["tune.space"]) == space
+    assert run.data.params["train.epochs"] == "8"
+    policy = run.data.params["augment.policy"]
+    assert (len(policy), policy[-1]) == (6000, "…")
+    assert run.data.tags["dvc.data/pics _1_.parquet"] == "c0"
 
 
 def test_a_store_that_was_deleted_gets_the_run_again(tmp_path: Path) -> None:
