@@ -10,7 +10,8 @@ from rich.table import Table
 
 from flows import dag, repository
 from tasks import freeze, params_file, versions
-from tasks.records import Project, Selection, ThawPlan
+from tasks.params import Params
+from tasks.records import Project, Selection, ThawPlan, ViewPolicy
 
 LINES = 4  # of reasons that a person is shown for one stage
 
@@ -33,11 +34,28 @@ def plan(project: Project, stage: str | None = None) -> dict[str, Any]:
     stages = [_entry(s) for s in found if s.stage in wanted]
     known = [s["seconds"] for s in stages if s["would_run"] and s["seconds"] is not None]
     result = {"stages": stages, "estimated_seconds": round(sum(known), 1), "to_fetch": missing}
+    return result | _thaw(project, values)
+
+
+def _thaw(project: Project, params: Params) -> dict[str, Any]:
+    """How the network of the last choice would thaw by the parameters as they are now: `thaw_plan`
+    and `thaw_why`; empty before there is a choice.
+
+    Of a strategy that must try, the last result. Raises `ThawlineError` for layers that there are
+    not.
+    """
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        classes = Selection.read(project.selection).classes
-        thaw = ThawPlan.read(project.thaw_plan)
-        result["thaw_plan"] = layers(freeze.with_new_head(thaw, classes, values.train.head.hidden))
-    return result
+        selection = Selection.read(project.selection)
+        if freeze.must_try(params.freeze):
+            found = ThawPlan.read(project.thaw_plan)
+            if found.strategy != params.freeze.strategy:
+                return {}
+        else:
+            policy = ViewPolicy.read(project.augment / "policy.json")
+            found = freeze.make(selection, params.freeze, policy)
+        shown = freeze.with_new_head(found, selection.classes, params.train.head.hidden)
+        return {"thaw_plan": layers(shown), "thaw_why": found.why}
+    return {}
 
 
 def _entry(status: dag.StageStatus) -> dict[str, Any]:
@@ -90,8 +108,9 @@ def show(console: Console, result: dict[str, Any]) -> None:
         seconds = result["estimated_seconds"]
         console.print(f"about {seconds:.0f} s, by what these stages took last", highlight=False)
     if "thaw_plan" in result:
-        console.print("\nthe thaw plan of the last freeze, from the image up", style="dim")
+        console.print("\nhow the network thaws, from the image up", style="dim")
         console.print(_thaw_table(result["thaw_plan"]), highlight=False)
+        console.print(f"\n{result['thaw_why']}", highlight=False, markup=False)
 
 
 def _why(reasons: list[str]) -> str:

@@ -139,6 +139,11 @@ def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:
     return [epochs - fixed if phase.epochs is None else phase.epochs for phase in phases]
 
 
+def must_try(params: FreezeParams) -> bool:
+    """Whether the strategy chooses by trying, so that its plan is not known beforehand."""
+    return hasattr(plugins.load(tasks.thaw_strategies, params.strategy), "candidates")
+
+
 def start(layers: Sequence[Layer], phase: Phase) -> int:
     """Index of the lowest layer that learns in a phase."""
     return next(i for i, layer in enumerate(layers) if layer.name in phase.learning_rates)

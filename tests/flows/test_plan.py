@@ -5,8 +5,9 @@ import json
 import pytest
 
 from flows import plan
-from tasks.errors import UnknownName
-from tasks.records import Layer, Phase, Project, Selection, ThawPlan
+from tasks import params_file
+from tasks.errors import ThawlineError, UnknownName
+from tasks.records import Layer, Project, Selection, ViewPolicy
 from tests.flows.conftest import thawline
 
 
@@ -36,7 +37,8 @@ def test_planning_writes_nothing(project: Project) -> None:
     assert {p for p in project.root.rglob("*") if ".dvc" not in p.parts} == before
 
 
-def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
+def chosen(project: Project) -> None:
+    """The records that stages augment and select leave, of a network of three layers."""
     layers = [
         *(Layer("stem", 10, 0, 300, 8, 4), Layer("top", 20, 0, 88, 8, 4)),
         Layer("head", 5000, 0, 4000, 2000, 1000),  # the pretrained one, of 1000 classes
@@ -44,22 +46,31 @@ def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
     Selection("first", "", [], "0" * 64, "", "", "", layers, examples=9, classes=3).write(
         project.selection
     )
-    ThawPlan(
-        strategy="last_blocks",
-        backbone="first",
-        weights_sha256="0" * 64,
-        layers=layers,
-        phases=[Phase("thawed", None, {"top": 0.1, "head": 1.0})],
-        thaw_line="top",
-        frozen_share=0.75,
-        cache=True,
-        cache_bytes=1,
-        batch_norm="frozen",
-        why="",
-    ).write(project.thaw_plan)
-    rows = plan.plan(project)["thaw_plan"]
+    ViewPolicy("image_classification", 0, 4, 64, "pad", []).write(project.augment / "policy.json")
+
+
+def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
+    chosen(project)
+    found = plan.plan(project)
+    rows = found["thaw_plan"]
     assert [row["cached"] for row in rows] == [True, False, False]
     assert [row["parameters"] for row in rows] == [10, 20, 4 * 3 + 3]
     assert [row["compute_share"] for row in rows] == [0.75, 0.22, 0.03]
-    assert rows[1]["learning_rates"] == {"thawed": 0.1}
-    assert "frozen" in thawline(project, "plan").stdout
+    assert rows[1]["learning_rates"] == {"last blocks": 0.2}
+    shown = thawline(project, "plan").stdout
+    assert "frozen" in shown and found["thaw_why"] in " ".join(shown.split())
+
+
+def test_the_thaw_plan_follows_the_parameters_and_says_when_nothing_can_be_kept(
+    project: Project,
+) -> None:
+    chosen(project)
+    params_file.set_values(project.root, ["freeze.strategy=all"])
+    found = plan.plan(project)
+    assert all(row["learning_rates"] and not row["cached"] for row in found["thaw_plan"])
+    assert "nothing below the thaw line, so nothing to cache" in found["thaw_why"]
+    params_file.set_values(project.root, ["freeze.strategy=pattern", "freeze.layers=[nowhere]"])
+    with pytest.raises(ThawlineError, match="matches no layer; the layers are stem, top, head"):
+        plan.plan(project)
+    params_file.set_values(project.root, ["freeze.strategy=auto"])  # known once it has been tried
+    assert "thaw_plan" not in plan.plan(project)
