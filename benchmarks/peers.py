@@ -12,7 +12,8 @@ on test are left out for all. With --threads 1 --jobs 2, two arms at a time have
 second is then spent waiting for another thread.
 
 First each peer is tuned: with seed 0 every setting of its grid, the best chosen on validation (for
-fastai: the best rate for each number of epochs; longer trainings try the best of shorter ones).
+fastai: the best rate for each number of epochs; longer trainings try the best of shorter ones), and
+so are Thawline's arms with a named thaw line, but neither its default nor its head alone.
 Then each chosen arm runs with every seed, all arms with one seed before the next seed begins.
 Finished runs are kept below --work and not repeated, so a stopped benchmark goes on where it was.
 Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
@@ -50,9 +51,9 @@ PYTORCH_LABELS = {
 THAWLINE: dict[str, dict[str, Any]] = {
     "default": {},
     "head_only": {"freeze.strategy": "head_only"},
-    "thaw_fraction 0.25": {"freeze.thaw_fraction": 0.25},
-    "thaw_fraction 0.75": {"freeze.thaw_fraction": 0.75},
 }
+THAW_FRACTIONS = (0.25, 0.5, 0.75)  # each with the best of these rates
+THAWLINE_RATES = (0.005, 0.01, 0.02, 0.04)
 
 
 def main() -> None:
@@ -81,7 +82,6 @@ def main() -> None:
 def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Tune the peers, run all chosen arms with all seeds, and compare."""
     own = [Arm(f"Thawline, {name}", "thawline", changed) for name, changed in THAWLINE.items()]
-    own = own[: 2 if options.quick else None]
     [first] = runner.runs(data, [(own[0], 0)], "thaw line")
     fast, speeds = _fastest(runner, data, PRECISIONS[: 1 if options.quick else None])
     tuned = _tuned(
@@ -93,6 +93,8 @@ def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str
         arms = [_fine_tune(run.arm.settings | {"epochs": epochs}) for run in best]
         tuned |= _tuned(runner, data, arms)
         before = tuned[_label(epochs)]
+    if not options.quick:
+        tuned |= _tuned(runner, data, _thaw_lines())
     # Dear ones first, so that several jobs end together.
     chosen = [*(_best(runs).arm for runs in reversed(tuned.values())), *own]
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in chosen]
@@ -148,6 +150,18 @@ def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[Arm]:
     return arms
 
 
+def _thaw_lines() -> list[Arm]:
+    return [
+        Arm(
+            f"Thawline, thaw_fraction {fraction}",
+            "thawline",
+            {"freeze.thaw_fraction": fraction, "train.learning_rate": rate},
+        )
+        for fraction in THAW_FRACTIONS
+        for rate in THAWLINE_RATES
+    ]
+
+
 def _fine_tune(settings: dict[str, Any]) -> Arm:
     return Arm(_label(settings["epochs"]), "fastai", settings)
 
@@ -181,12 +195,12 @@ def _brief(run: Run) -> dict[str, Any]:
 def _preface(options: argparse.Namespace) -> list[str]:
     return [
         f"Same weights (MobileNetV2), images, splits and threads ({options.threads}, arms at a "
-        f"time: {options.jobs}) for all; CPU seconds from",
-        "decoded images to final weights, Thawline's frozen pass charged. fastai and PyTorch are",
-        "tuned on validation with seed 0. Intervals: pigeonhole bootstrap over test examples and",
-        "seeds (Owen 2007), paired by example for differences. fastai starts from pixels already",
-        "in the network's size, in bfloat16 or channels_last where that is cheaper; Thawline",
-        "resizes within its time.",
+        f"time: {options.jobs}) for all; CPU seconds from decoded images to final weights,",
+        "Thawline's frozen pass charged. All arms but Thawline's default and head_only are tuned",
+        "on validation with seed 0. Intervals: pigeonhole bootstrap over test examples and seeds",
+        "(Owen 2007), paired by example for differences. fastai starts from pixels already in the",
+        "network's size, in bfloat16 or channels_last where that is cheaper; Thawline resizes",
+        "within its time.",
         "",
     ]
 
