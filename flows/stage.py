@@ -50,6 +50,7 @@ def _work(project: Project, stage: str) -> None:
     _check_version(project, name)
     for variable in THREAD_VARIABLES:  # must stand before numpy and torch are first imported
         os.environ[variable] = str(values.threads)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # others keep what was freed
     module = importlib.import_module(f"tasks.{name}")
     if name == "embed":
         if item not in values.embed.backbones:

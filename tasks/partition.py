@@ -12,8 +12,9 @@ comes later cannot push an example out of the test split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,27 @@ def rows_of(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(part[column] for column in columns), strict=True)
 
 
+def texts(values: Iterable[str]) -> pd.Series[Any]:
+    """A column of texts, of which only a few are Python objects at once."""
+    rest = iter(values)
+    parts = [pd.Series([], dtype="str")]
+    while chunk := list(islice(rest, CHUNK)):
+        parts.append(pd.Series(chunk, dtype="str"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def contents(frame: pd.DataFrame) -> Groups:
+    """A number for each row in the order of appearance; rows of one content share one.
+
+    As pandas' `factorize` and `duplicated` of the ids, which make a Python object of each.
+    """
+    digests = np.zeros(len(frame), "S16")
+    for row, (identity,) in enumerate(rows_of(frame, "id")):
+        digests[row] = hashlib.blake2b(identity.encode(), digest_size=16).digest()
+    _, first, numbers = np.unique(digests, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[numbers]
+
+
 def keys(frame: pd.DataFrame) -> Iterator[str]:
     """What each row draws its split by."""
     for group, identity in rows_of(frame, "group", "id"):
@@ -141,16 +163,23 @@ def group_names(frame: pd.DataFrame, near: Groups) -> pd.Series[Any]:
     together = pd.Series(components(len(frame), np.concatenate(links)), index=frame.index)
     several = together.duplicated(keep=False)
     shared = frame[several].groupby(together[several])[["group", "id"]].min()
-    names, given = frame["id"].copy(), frame["group"].notna()
-    names[given] = frame["group"][given]
-    names[several] = together[several].map(shared["group"].fillna(shared["id"])).astype("str")
+    names, given = frame["id"], frame["group"].notna()
+    if given.any():
+        names = names.where(~given, frame["group"])
+    if several.any():
+        names = names.copy()
+        names[several] = together[several].map(shared["group"].fillna(shared["id"])).astype("str")
     return names
 
 
-def keyed_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """What there is to draw: the different keys with their labels, given splits left aside."""
-    pool = frame[~frame["split"].isin(["validation", "test"])]
-    return pd.DataFrame({"key": list(keys(pool)), "label": pool["label"]}).drop_duplicates()
+def rows_to_draw(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """What there is to draw: the first row of each different key and label, given splits left
+    aside."""
+    groups, labels = _given_groups(frame), pd.factorize(frame["label"])[0]
+    drawn_by = np.where(groups < len(frame), groups, len(frame) + contents(frame))
+    rows = np.flatnonzero(~frame["split"].isin(["validation", "test"]).to_numpy())
+    different = (drawn_by * (labels.max() + 1) + labels)[rows]
+    return rows[np.sort(np.unique(different, return_index=True)[1])]
 
 
 def class_counts(labels: pd.Series[Any], division: Division) -> tuple[list[str], Counts]:
@@ -175,8 +204,8 @@ def short_of_examples(
 
 def working_salts(frame: pd.DataFrame, draw: Draw, most: int = 10_000) -> Iterator[Draw]:
     """Draws with other salts that give every class an example in each split, leaks aside."""
-    by_class = keyed_labels(frame).groupby("label")["key"]
-    classes = sorted((list(x) for _, x in by_class), key=len)
+    pool = frame.iloc[rows_to_draw(frame)]
+    classes = sorted((list(keys(part)) for _, part in pool.groupby("label")), key=len)
     for salt in range(most):
         candidate = Draw(draw.validation, draw.test, salt)
         if all(_has_all(candidate, names) for names in classes):  # the smallest class first
@@ -214,12 +243,15 @@ def _leave_out_copies(
 ) -> npt.NDArray[np.bool_]:
     """Of each content one row stays; of content under two labels none but a given test's."""
     stays = np.ones(len(frame), np.bool_)
-    labels = frame["label"].tolist()
-    given = frame["split"].map({"validation": VALIDATION, "test": TEST}).fillna(TRAIN).tolist()
-    contents = frame["id"]
-    copies_of: dict[str, list[int]] = {}
-    for row in np.flatnonzero(contents.duplicated(keep=False)):
-        copies_of.setdefault(contents.iloc[row], []).append(int(row))
+    numbers = pd.Series(contents(frame))
+    copied = np.flatnonzero(numbers.duplicated(keep=False)).tolist()
+    labels, given = {}, {}  # of these rows alone, which are few
+    copies_of: dict[int, list[int]] = {}
+    known = {"validation": VALIDATION, "test": TEST}
+    some = rows_of(frame.iloc[copied], "label", "split")
+    for row, (label, split) in zip(copied, some, strict=True):
+        labels[row], given[row] = label, known.get(split, TRAIN)
+        copies_of.setdefault(numbers[row], []).append(row)
     for copies in copies_of.values():
         if len({labels[row] for row in copies}) > 1:
             _note_conflict(frame, copies, division)
@@ -276,7 +308,8 @@ def _leaking(
     latest = np.full(int(numbers.max()) + 1, -1, np.int8)
     np.maximum.at(latest, numbers[stays], codes[stays])
     leaking = stays & (codes < latest[numbers])
-    keeper = {int(numbers[r]): r for r in np.flatnonzero(stays & (codes == latest[numbers]))[::-1]}
+    keeps = stays & (codes == latest[numbers]) & np.isin(numbers, numbers[leaking])
+    keeper = {int(numbers[r]): r for r in np.flatnonzero(keeps)[::-1]}
     for row in np.flatnonzero(leaking):
         other = keeper[int(numbers[row])]
         division.leaks.append(

@@ -7,12 +7,13 @@ in the order of the source, which is the order of the store, so that reading it 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from tasks import partition, plugins, problems
 from tasks.errors import DataError
@@ -31,6 +31,7 @@ from tasks.records import SPLITS, DataSummary, Project
 SMALL = 5_000  # examples up to which `choose_salt` looks at the data
 CANDIDATES = 40  # working salts that are tried at least
 LOOKED_AT = 40_000  # examples that `choose_salt` divides in all, if that is more
+M_MMAP_THRESHOLD, LARGE = -3, 128 << 10  # of glibc's malloc.h; bytes, its first setting
 NAMED = 5  # files that an error names
 ABOUT = ("id", "label", "split", "group", "source")  # columns about an example, not its content
 
@@ -42,11 +43,12 @@ class Decoded:
     frame: pd.DataFrame
     unreadable: list[dict[str, str]]
     near: Groups
+    given: list[str]  # splits that the data brought
 
 
 def run(project: Project, params: Params) -> None:
     """Fill `data/prepared`; raises `DataError` when the data cannot be used."""
-    pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
+    _give_memory_back()
     problem = plugins.load(problems, params.problem)
     raw = problem.read(params.prepare, project.root)
     ignored = raw.attrs.get("ignored", [])
@@ -54,12 +56,22 @@ def run(project: Project, params: Params) -> None:
         data = _decode(problem, raw, folder, params)
         del raw
         draw, division = _divided(data, params.prepare)
-        manifest = _manifest(data, division)
-        _write(manifest, folder / project.manifest.name)
-        summary = _summary(params, data, division, draw, manifest)
-        summary.details.update(problem.details(manifest, folder))
+        data = _manifest(data, division)
+        _write(data.frame, folder / project.manifest.name)
+        summary = _summary(params, data, division, draw)
+        summary.details.update(problem.details(data.frame, folder))
         summary.details["ignored"] = {"files": len(ignored), "first": ignored[:NAMED]}
         summary.write(folder / project.summary.name)
+
+
+def _give_memory_back() -> None:
+    """Return large blocks to the system as soon as they are freed.
+
+    glibc keeps them once it has raised its threshold for blocks of their own. Other systems have
+    no such threshold.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
@@ -85,7 +97,7 @@ def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
     return best[1]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _building(place: Path) -> Iterator[Path]:
     """A folder to fill beside `place`, which takes its place in the end, or goes."""
     building, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
@@ -108,12 +120,14 @@ def _decode(problem: ModuleType, raw: pd.DataFrame, folder: Path, params: Params
     frame = frame.reset_index(drop=True)
     near = np.arange(len(frame))
     if params.prepare.near_duplicates:
-        contents, first = pd.factorize(frame["id"])[0], ~frame["id"].duplicated()
+        contents = partition.contents(frame)
+        first = np.unique(contents, return_index=True)[1]
         own = [c for c in frame.columns if c not in ABOUT]  # to compare contents takes no more
-        distinct = frame[own][first].reset_index(drop=True)  # in the order of factorize
+        distinct = frame[own].iloc[first].reset_index(drop=True)
         pairs = problem.near_duplicates(distinct, folder)
         near = partition.components(len(distinct), pairs)[contents]
-    return Decoded(frame, unreadable, near)
+    given = set(frame["split"].dropna().unique())
+    return Decoded(frame, unreadable, near, [split for split in SPLITS if split in given])
 
 
 def _refuse_unreadable(
@@ -127,7 +141,7 @@ def _refuse_unreadable(
             f"{len(unreadable)} of {len(raw)} images cannot be read, a larger share than "
             f"prepare.max_unreadable ({params.max_unreadable:g}): {named}"
         )
-    if lost := sorted(set(raw["label"]) - set(frame["label"])):
+    if lost := sorted(set(raw["label"].unique()) - set(frame["label"].unique())):
         raise DataError(f"class {lost[0]!r} has no readable image: {named}")
 
 
@@ -150,7 +164,7 @@ def _refuse_small_classes(frame: pd.DataFrame, draw: Draw) -> None:
             raise DataError(
                 f"the data brings no {name} split and prepare.split.{name} is 0; set it to a share"
             )
-    counts = partition.keyed_labels(frame)["label"].value_counts()
+    counts = frame["label"].iloc[partition.rows_to_draw(frame)].value_counts()
     needed = [SPLITS[code] for code in draw.splits]
     for label in sorted(frame["label"].unique()):
         if (count := int(counts.get(label, 0))) < len(needed):
@@ -181,14 +195,20 @@ def _lacking(
     return f"{text}; no draw gives each one: add images, or larger shares in prepare.split"
 
 
-def _manifest(data: Decoded, division: Division) -> pd.DataFrame:
-    frame = data.frame.iloc[division.rows].reset_index(drop=True)
+def _manifest(data: Decoded, division: Division) -> Decoded:
+    """The examples that stay, as the manifest names them, in place of all that were read.
+
+    Taken over column by column, so that no two copies of the data lie in memory.
+    """
+    rows, near, read = division.rows, data.near[division.rows], data.frame
+    frame = pd.DataFrame({name: read.pop(name).iloc[rows].array for name in map(str, read.columns)})
     classes = sorted(frame["label"].unique())
     frame["target"] = frame["label"].map({c: i for i, c in enumerate(classes)}).astype(np.int64)
     frame["split"] = pd.Series(division.codes).map(dict(enumerate(SPLITS))).astype("str")
-    frame["group"] = partition.group_names(frame, data.near[division.rows])
+    frame["group"] = partition.group_names(frame, near)
     first = ["id", "label", "target", "split", "group", "source"]
-    return frame[[*first, *(c for c in frame.columns if c not in first)]]
+    frame = frame[[*first, *(c for c in frame.columns if c not in first)]]
+    return replace(data, frame=frame, near=near)
 
 
 def _write(manifest: pd.DataFrame, path: Path) -> None:
@@ -196,13 +216,11 @@ def _write(manifest: pd.DataFrame, path: Path) -> None:
     manifest.to_parquet(path, index=False, row_group_size=2_000, use_dictionary=["label", "split"])
 
 
-def _summary(
-    params: Params, data: Decoded, division: Division, draw: Draw, manifest: pd.DataFrame
-) -> DataSummary:
+def _summary(params: Params, data: Decoded, division: Division, draw: Draw) -> DataSummary:
+    manifest = data.frame
     classes = sorted(manifest["label"].unique())
     table = manifest.groupby(["split", "label"]).size()
-    sizes = np.unique(data.near[division.rows], return_counts=True)[1]
-    given = set(data.frame["split"].dropna())
+    sizes = np.unique(data.near, return_counts=True)[1]
     details: dict[str, Any] = {
         "near_duplicates_left_out": division.leaks,
         "drawn": {SPLITS[code]: draw.salt for code in draw.splits[1:]},
@@ -217,7 +235,7 @@ def _summary(
         near_duplicate_groups=int((sizes > 1).sum()),
         near_duplicate_examples=int(sizes[sizes > 1].sum()),
         conflicts=division.conflicts,
-        given_splits=[split for split in SPLITS if split in given],
+        given_splits=data.given,
         details=details,
     )
 
@@ -225,5 +243,8 @@ def _summary(
 def _digest(manifest: pd.DataFrame) -> str:
     """sha256 over ids, labels, splits and groups, whatever their order."""
     rows = partition.rows_of(manifest, "id", "label", "split", "group")
-    lines = sorted(hashlib.sha256("\t".join(row).encode()).digest() for row in rows)
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    lines = np.zeros(len(manifest), "S32")
+    for place, row in enumerate(rows):
+        lines[place] = hashlib.sha256("\t".join(row).encode()).digest()
+    lines.sort()  # as bytes, and zeros at the end stay in the array
+    return hashlib.sha256(lines.view(np.uint8).data).hexdigest()

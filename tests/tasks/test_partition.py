@@ -49,6 +49,23 @@ def near_of(table: pd.DataFrame, pairs: list[tuple[int, int]]) -> np.ndarray:
     return partition.components(len(ids), array)[contents]
 
 
+def test_contents_are_numbered_as_they_appear_and_texts_keep_their_order() -> None:
+    ids = [f"{number * 7919 % 6000:064x}" for number in range(9000)]
+    table = pd.DataFrame({"id": partition.texts(iter(ids))})
+    assert table["id"].tolist() == ids and table["id"].dtype == "str"
+    assert partition.contents(table).tolist() == pd.factorize(np.asarray(ids))[0].tolist()
+    assert len(partition.texts(iter(()))) == 0
+
+
+def test_what_there_is_to_draw_is_counted_once() -> None:
+    rows = [
+        *({"id": "a"}, {"id": "a"}, {"id": "a", "label": "b"}),
+        *({"id": "b", "split": "test"}, {"id": "c", "split": "train"}),
+        *({"id": "d", "group": "g"}, {"id": "e", "group": "g"}, {"id": "g", "label": "b"}),
+    ]
+    assert partition.rows_to_draw(frame(rows)).tolist() == [0, 2, 4, 5, 7]
+
+
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(ROW, min_size=1, max_size=40), pairs=PAIRS, salt=st.integers(0, 50))
 def test_nothing_that_belongs_together_is_in_two_splits(rows, pairs, salt):

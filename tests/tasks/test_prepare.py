@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from tasks import params, params_file, prepare
+from benchmarks import projects, scale
+from tasks import catalogue, params, params_file, prepare
 from tasks.errors import DataError
 from tasks.problems import image_classification
 from tasks.problems.image_classification.decode import read_image
@@ -238,3 +239,18 @@ def test_the_embedded_sample(tmp_path):
     assert len(manifest) + left_out + len(summary.exact_duplicates) == 6000
     validation = sum(summary.counts["validation"].values())
     assert 0.12 < validation / (len(manifest) - 3000) < 0.18
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Fashion-MNIST is not installed"
+)
+def test_memory_hardly_grows_with_the_data(tmp_path: Path) -> None:
+    """Ten times as many images, 70,000, take at most 1.4 times the memory."""
+    whole = catalogue.fetch_data("fashion_mnist", tmp_path)
+    peaks = []
+    for size in scale.SIZES:
+        data = scale.subset(whole, size, tmp_path / f"{size}.parquet")
+        project = projects.made(tmp_path / str(size), data)
+        peaks.append(scale.measure(project.root, "prepare")["peak_anonymous_mb"])
+    assert peaks[1] <= 1.4 * peaks[0]

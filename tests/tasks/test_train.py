@@ -227,6 +227,32 @@ def test_mirror_images_are_averaged_in_evaluation_and_in_the_packaged_model(
         assert np.abs(shares - found[columns].to_numpy()).max() < 2e-3  # a resize is not mirrored
 
 
+def test_efficientnet_lite0_goes_the_whole_way(tmp_path: Path) -> None:
+    """With its real weights, from its features to the packaged model."""
+    project = drawn_project.make(tmp_path / "project")
+    name = "tf_efficientnet_lite0"
+    params = settings(embed={"backbones": [name], "batch_size": 8}, train={"batch_size": 9})
+    augment.run(project, params)
+    embed.run(project, params, name)
+    select.run(project, params)
+    plan, run, weights = trained(project, params)
+    assert plan.frozen_share > 0.4 and run.frozen_before == run.frozen_after
+    loaded = plugins.load(problems, "image_classification").backbone(
+        name, params.embed, project.root
+    )
+    before = loaded.model.state_dict()
+    moved = {key for key in before if not torch.equal(weights[key], before[key])}
+    assert {"conv_head.weight", "bn2.running_mean"} <= moved and "conv_stem.weight" not in moved
+    evaluate.run(project, params)
+    package.run(project, params)
+    found = pd.read_parquet(project.evaluate / "predictions.parquet")
+    frame = pd.read_parquet(project.manifest)
+    store = ImageStore(project.prepared, frame)
+    pixels = [store.image(row) for row in frame.index[frame["split"] == "test"]]
+    predicted = Predictor(project.models).predict(pixels)
+    assert predicted["label"].tolist() == found["predicted"].tolist()
+
+
 def test_two_processes_train_as_a_stage(project: Project) -> None:
     """Two gloo processes of the command that DVC calls, in its process group; one writes."""
     shared = settings(

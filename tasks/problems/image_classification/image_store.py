@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tasks import partition
 from tasks.errors import DataError
 from tasks.params import PrepareParams
 from tasks.problems.image_classification import sources
@@ -69,7 +70,7 @@ def store(
     warnings.filterwarnings("ignore", module="PIL")
     check_space(frame, folder, params.store_side)
     places = np.zeros((len(frame), 4), np.int64)
-    ids = np.zeros(len(frame), "S64")
+    ids = np.zeros(len(frame), "V32")
     reasons: dict[int, str] = {}
     names = frame["source"]
     try:
@@ -79,7 +80,7 @@ def store(
                 if isinstance(result, ValueError):
                     reasons[row] = str(result)
                 else:
-                    ids[row] = result[0].encode()
+                    ids[row] = bytes.fromhex(result[0])
                     places[row] = _append(file, result[1])
                 advance()
     except OSError as error:
@@ -97,7 +98,7 @@ def _with_places(
     frame: pd.DataFrame, ids: npt.NDArray[Any], places: npt.NDArray[np.int64]
 ) -> pd.DataFrame:
     return frame.drop(columns=["file", "row"]).assign(
-        id=pd.Series([x.decode() for x in ids], index=frame.index, dtype="str"),
+        id=partition.texts(x.tobytes().hex() for x in ids).set_axis(frame.index),
         offset=places[:, 0],
         height=places[:, 1].astype(np.int32),
         width=places[:, 2].astype(np.int32),

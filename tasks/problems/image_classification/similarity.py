@@ -66,11 +66,12 @@ def similar_pairs(descriptors: Descriptors) -> Pairs:
     Equal descriptors are linked in a chain and searched for once, so that a heap of almost blank
     images costs no more than others.
     """
-    _, first, group = np.unique(_hashes(descriptors), return_index=True, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    same = group[order][1:] == group[order][:-1]
-    found = [np.stack([order[:-1][same], order[1:][same]], axis=1)]
-    tree = cKDTree(_by_chunk(_coarse, descriptors, first), balanced_tree=False)
+    first, equal = _equal_ones(descriptors)
+    found = [equal]
+    coarse = np.empty((len(first), SIDE * SIDE // 4))  # in the precision that the tree keeps
+    for start in range(0, len(first), CHUNK):
+        coarse[start : start + CHUNK] = _coarse(descriptors[first[start : start + CHUNK]])
+    tree = cKDTree(coarse, balanced_tree=False)
     by_contrast = np.argsort(_by_chunk(_contrast, descriptors, first))  # alike in reach
     with progress("looking for near-duplicates", len(first)) as advance:
         for start in range(0, len(first), CHUNK):
@@ -80,6 +81,14 @@ def similar_pairs(descriptors: Descriptors) -> Pairs:
             advance(len(rows))
     pairs = np.sort(np.concatenate(found), axis=1)
     return np.unique(pairs, axis=0).astype(np.int64).reshape(-1, 2)
+
+
+def _equal_ones(descriptors: Descriptors) -> tuple[npt.NDArray[np.int64], Pairs]:
+    """The first row of each different descriptor, and pairs that link equal ones in a chain."""
+    _, first, group = np.unique(_hashes(descriptors), return_index=True, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    same = group[order][1:] == group[order][:-1]
+    return first, np.stack([order[:-1][same], order[1:][same]], axis=1)
 
 
 def _matches(

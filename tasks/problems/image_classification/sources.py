@@ -64,9 +64,10 @@ def _checked(frame: pd.DataFrame, data: str) -> pd.DataFrame:
     if frame.empty:
         raise DataError(f"{data} has no images")
     for column in ("label", "source"):
-        names = frame[column].drop_duplicates()
+        names = frame[column]
         if (names.str.isascii() & (names == names.str.strip())).all():
             continue  # nothing to do in most data
+        names = names.drop_duplicates()
         clean = names.map(_clean)
         if (clash := clean.duplicated(keep=False)).any():
             twins = names[clean == clean[clash].iloc[0]].tolist()

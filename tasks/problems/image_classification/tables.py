@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks import partition
 from tasks.errors import DataError, nearest
 from tasks.params import PrepareParams
 
@@ -34,8 +35,9 @@ def read(path: Path, params: PrepareParams, root: Path) -> pd.DataFrame:
     frame["group"] = _text(_optional(table, "group_column", params, path))
     if embedded:
         _refuse_other_than_bytes(path)
-        frame["source"] = [f"{path.name}#{row}" for row in range(len(frame))]
-        frame["file"] = str(path.resolve())
+        names = (f"{path.name}#{row}" for row in range(len(frame)))
+        frame["source"] = partition.texts(names).array  # whatever index the file brings
+        frame["file"] = pd.Series(str(path.resolve()), frame.index, dtype="category")
         frame["row"] = np.arange(len(frame))
     else:
         images = (root / params.images if params.images else path.parent).resolve()

@@ -245,6 +245,16 @@ def test_images_in_parquet_are_read_in_order(tmp_path, struct):
     assert list(sources.contents(frame.iloc[[3, 60, 149]])) == [images[i] for i in (3, 60, 149)]
 
 
+def test_a_parquet_with_an_index_of_its_own_is_read(tmp_path):
+    images = [png(picture(seed)) for seed in range(12)]
+    table = pd.DataFrame({"image": images, "label": ["a", "b", "c"] * 4})
+    table.iloc[::2].to_parquet(tmp_path / "d.parquet")  # the index 0, 2, 4 … is kept in it
+    frame = read(tmp_path / "d.parquet")
+    assert frame["source"].tolist() == [f"d.parquet#{row}" for row in range(6)]
+    assert frame["label"].tolist() == ["a", "c", "b"] * 2
+    assert list(sources.contents(frame)) == images[::2]
+
+
 def test_numbered_classes_get_the_names_in_the_file(tmp_path):
     features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     table = pa.table({"image": [png(picture(i)) for i in range(3)], "label": [1, 0, 1]})
