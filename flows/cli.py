@@ -1,7 +1,8 @@
 """The command line. Each command is thin; what it does has a module of its own.
 
-Exit codes: 0; 1 for what the user can mend (one sentence on stderr); 2 for wrong use; 130 after
-Ctrl-C. Heavy libraries are imported by the commands that need them, so that `--help` is quick.
+Exit codes: 0; 1 for what the user can mend or must know (one sentence on stderr); 2 for wrong use;
+130 after Ctrl-C. Heavy libraries are imported by the commands that need them, so that `--help` is
+quick.
 """
 
 from __future__ import annotations
@@ -88,9 +89,12 @@ def run(
 ) -> None:
     """Bring every stage up to date and register the model.
 
+    Exits with 1, once and when all is done, if somebody else moved champion or challenger.
+
     Example: thawline run --set train.epochs=4
     """
     from flows import summary
+    from flows.registration import require_unmoved
     from flows.run import Wish
     from flows.run import run as run_project
     from tasks import recipes
@@ -103,6 +107,7 @@ def run(
         _print_json(result)
     else:
         summary.show(out, result)
+    require_unmoved(ran.registration)
 
 
 @app.command()
@@ -250,9 +255,11 @@ def ui(
 def register() -> None:
     """Make sure that the packaged model is in the registry.
 
+    Exits with 1, once and when all is done, if somebody else moved champion or challenger.
+
     Example: thawline register
     """
-    from flows.registration import registered
+    from flows.registration import registered, require_unmoved
     from tasks import params_file
 
     project = find()
@@ -262,6 +269,9 @@ def register() -> None:
         raise ThawlineError(f"{project.models} holds no model yet; make one with: thawline run")
     name, aliases = values.register_.model, ", ".join(answer.aliases) or "no alias"
     out.print(f"{name} version {answer.version} ({aliases})", highlight=False)
+    for note in answer.notes:
+        out.print(note, highlight=False, soft_wrap=True, markup=False)
+    require_unmoved(answer)
 
 
 @app.command()

@@ -123,8 +123,10 @@ def build(runner: Runner) -> Flow[[], Any]:
 
 
 def _artifacts(runner: Runner) -> None:
-    """A table of the stages and a link to the report, on the run's page."""
-    from prefect.artifacts import create_link_artifact, create_table_artifact
+    """A table of the stages and, when all are up to date, the figures, on the run's page."""
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+    from flows import summary
 
     standing = runner.board.standing
     table = [
@@ -132,9 +134,8 @@ def _artifacts(runner: Runner) -> None:
         for s in standing.stages
     ]
     create_table_artifact(table=table, key="stages", description=f"log: {standing.log}")
-    report = runner.project.reports / "report.html"
-    if report.is_file():
-        create_link_artifact(link=report.as_uri(), link_text="report.html", key="report")
+    if all(s.state in ("done", "restored", "unchanged") for s in standing.stages):
+        create_markdown_artifact(summary.markdown(runner.project), key="report")
 
 
 def _close_dead_run(previous: Standing | None) -> None:

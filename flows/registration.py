@@ -42,6 +42,16 @@ def registered(
         return _in_process(project, log)
 
 
+def require_unmoved(answer: Registration | None) -> None:
+    """Raises `ThawlineError` when somebody else moved an alias: people and programs must notice.
+
+    Call it when all else is done and told.
+    """
+    if answer is not None and answer.moved:
+        told = "; ".join(answer.moved)
+        raise ThawlineError(f"{told} (all else is done; this is said once, to look: thawline ui)")
+
+
 def _in_process(project: Project, log: Path) -> Registration:
     from tasks.register import Registration
 

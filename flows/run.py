@@ -26,6 +26,7 @@ from flows.runner import Request, end_noted_processes, note_process
 from flows.ui import running_server
 from flows.view import follow
 from tasks import params_file, versions
+from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project, ThawPlan
@@ -100,7 +101,7 @@ def _held(project: Project) -> Iterator[None]:
 def _request(project: Project, values: Params, wish: Wish, console: Console) -> Request | None:
     """What the flow is to do; None when nothing is."""
     repository.mend(project)
-    _drop_unlisted_features(project, values)
+    drop_unlisted(project, values.embed.backbones)  # before DVC looks: all may be known then
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
         repository.check_images(repo, values)
@@ -125,17 +126,6 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
         unchanged=unchanged,
         force=sorted(set(force)),
     )
-
-
-def _drop_unlisted_features(project: Project, values: Params) -> None:
-    """Remove the features of backbones that are no candidates now; DVC's cache keeps them.
-
-    Stages depend on the folder of all features, which must not tell of former candidates.
-    """
-    folder = project.features("any").parent
-    for left in folder.iterdir() if folder.is_dir() else ():
-        if left.is_dir() and left.name not in values.embed.backbones:
-            shutil.rmtree(left)
 
 
 def _check_disk(project: Project, input_bytes: int, to_run: list[str]) -> None:

@@ -19,6 +19,7 @@ BASELINES = {
     "baseline.majority.accuracy": "always the commonest class",
     "baseline.linear_probe.accuracy": "linear head on frozen features",
 }
+FIGURES = ("backbone", "thaw line", "test accuracy", "baseline")
 
 
 def summary(project: Project, ran: Ran) -> dict[str, Any]:
@@ -65,6 +66,21 @@ def show(console: Console, result: dict[str, Any]) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def markdown(project: Project) -> str:
+    """The figures of an up-to-date project as a table, for pages that cannot link to its files.
+
+    The model is registered later: its digest, a tag of its version, names it here.
+    """
+    result = summary(project, Ran(None, None, 0.0))
+    rows = [(name, value) for name, value in _rows(result) if name in FIGURES]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        digest = files.read_json(project.models / "digests.json")["model_digest"]
+        rows.append(("model", f"`{digest}`; its version: `thawline status`"))
+    if "report" in result:
+        rows.append(("report", f"`{result['report']}`"))
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
 def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if result["nothing_to_do"]:
         yield "stages", "nothing to do, all are up to date"
@@ -84,7 +100,7 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         known = result["registration"]
         aliases = ", ".join(known["aliases"]) or "no alias"
         yield "model", f"{known['model']} version {known['version']} ({aliases})"
-        for note in known.get("notes") or []:
+        for note in known["notes"]:
             yield "", note
     if "report" in result:
         yield "report", result["report"]

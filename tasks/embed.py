@@ -9,6 +9,7 @@ is done. Test images are left alone: they are looked at in evaluate only.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -72,6 +73,17 @@ def run(project: Project, params: Params, backbone: str) -> None:
         depths={name: path.name for name, path in outputs.items()},
         rows="rows.npy",
     ).write(folder / "embedding.json")
+
+
+def drop_unlisted(project: Project, backbones: Sequence[str]) -> None:
+    """Remove the features of backbones that are no candidates now; DVC's cache keeps them.
+
+    Stages depend on the folder of all features, which must not tell of former candidates.
+    """
+    parent = project.features("any").parent
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        if folder.is_dir() and folder.name not in backbones:
+            shutil.rmtree(folder)
 
 
 def depths(layers: Sequence[Layer]) -> list[int]:

@@ -35,7 +35,8 @@ class Registration:
     aliases: list[str]  # of this version
     run_id: str
     created: bool  # by this call
-    notes: list[str]  # what somebody else changed, one sentence each
+    notes: list[str]  # what a person should know, one sentence each
+    moved: list[str]  # what somebody else did to our aliases, one sentence each
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def register(project: Project, params: Params) -> Registration:
     """Register the packaged model, if it is not yet, and point `challenger` at it.
 
     `champion` is given only where there is none, to a model whose accuracy is above the majority
-    baseline's with its whole interval; one that somebody moved or removed is left alone.
+    baseline's with its whole interval; one that somebody moved or removed is left alone. What
+    somebody else did to an alias is told once, by the call that notices it.
     Raises `ThawlineError` without a packaged model, when its files are not those packaged, or when
     MLflow does not answer or refuses.
     """
@@ -76,13 +78,15 @@ def register(project: Project, params: Params) -> Registration:
             version = next((entry for entry in known if entry.digest == digest), None)
             created = version is None
             version = version or _add(client, project, params, record, digest)
-            notes = _moved(left, before, version.number)
+            moved = _moved(left, before, version.number)
             first = not (left and left.had_champion) and beats_majority(record["metrics"])
             after = _set_aliases(client, name, version.number, before, first)
-        if drained.error:
-            notes.append(f"some points of the curves are not in MLflow yet: {drained.error}")
         _leave(project, params, digest, version.run_id or "", after, left)
-    return _registration(name, version.number, after, version.run_id or "", created, notes)
+    notes = []
+    if drained.error:
+        notes.append(f"some points of the curves are not in MLflow yet: {drained.error}")
+    ours = _carried(after, version.number)
+    return Registration(name, version.number, ours, version.run_id or "", created, notes, moved)
 
 
 def is_current(project: Project, params: Params) -> Registration | None:
@@ -101,7 +105,8 @@ def is_current(project: Project, params: Params) -> Registration | None:
     version = left.aliases.get(CHALLENGER)
     if left.digest != digest or version is None:
         return None
-    return _registration(left.model, version, left.aliases, left.run_id, False, [])
+    ours = _carried(left.aliases, version)
+    return Registration(left.model, version, ours, left.run_id, created=False, notes=[], moved=[])
 
 
 def status(project: Project, params: Params) -> dict[str, Any]:
@@ -136,11 +141,8 @@ def packaged(project: Project) -> dict[str, Any]:
     return record
 
 
-def _registration(
-    name: str, version: int, aliases: dict[str, int], run_id: str, created: bool, notes: list[str]
-) -> Registration:
-    ours = sorted(alias for alias, number in aliases.items() if number == version)
-    return Registration(name, version, ours, run_id, created, notes)
+def _carried(aliases: dict[str, int], version: int) -> list[str]:
+    return sorted(alias for alias, number in aliases.items() if number == version)
 
 
 def _add(
@@ -254,20 +256,19 @@ def beats_majority(metrics: dict[str, float]) -> bool:
 
 
 def _moved(left: Left | None, now: dict[str, int], packaged: int) -> list[str]:
-    """A sentence for each alias that is not where it was left."""
+    """What somebody else did to each alias that is not where it was left."""
     if left is None:
         return []
-    notes = []
-    for alias, then in sorted(left.aliases.items()):
-        found = now.get(alias)
-        if found == then or (alias == CHALLENGER and found == packaged):
-            continue  # the latter: we were killed before we could note it
-        what = "removed" if found is None else f"moved from version {then} to {found}"
-        follows = (
-            "it points at the packaged model again" if alias == CHALLENGER else "this is respected"
-        )
-        notes.append(f"alias {alias!r} was {what} outside Thawline; {follows}")
-    return notes
+    told = []
+    for alias in (CHALLENGER, CHAMPION):
+        then, found = left.aliases.get(alias), now.get(alias)
+        if then is None or found == then or (alias == CHALLENGER and found == packaged):
+            continue  # the last: we were killed before we could note it
+        did = "removed" if found is None else "moved"
+        how = "" if found is None else f" from version {then} to {found}"
+        since = "the packaged model has it again" if alias == CHALLENGER else "that is left so"
+        told.append(f"somebody else {did} the alias {alias!r} of {left.model!r}{how}; {since}")
+    return told
 
 
 def _note(project: Project) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks import ridge
+from tasks.embed import drop_unlisted
 from tasks.params import Params
 from tasks.progress import progress
 from tasks.records import Candidate, DataSummary, Embedding, Project, Selection
@@ -32,8 +33,13 @@ _COST_SPAN = 1000.0
 
 
 def run(project: Project, params: Params) -> None:
-    """Rank the listed backbones and write the choice."""
+    """Rank the listed backbones and write the choice.
+
+    What is left of others goes, also when DVC alone runs the stages: DVC notes the folder as it is
+    afterwards, and what follows then reads the same as after `thawline run`.
+    """
     names = params.embed.backbones
+    drop_unlisted(project, names)
     embeddings = {n: Embedding.read(project.features(n) / "embedding.json") for n in names}
     measured = []
     with progress("comparing backbones", len(names)) as advance:

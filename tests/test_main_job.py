@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from tasks.records import DataSummary, Project
 from tests import small_project as small
 from tests.small_project import CLASSES, run, succeed
 
-BEFORE_TUNE = ("prepare", "augment", "embed@mobilenet_v2", "select", "freeze")
+BACKBONES = ("mobilenet_v2", "tf_efficientnet_lite0")  # the default ones
+BEFORE_TUNE = ("prepare", "augment", *(f"embed@{name}" for name in BACKBONES), "select", "freeze")
 FROM_TUNE = ("tune", "train", "evaluate", "package")
 
 
@@ -52,6 +55,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
 @dataclass(frozen=True)
 class Relearned:
     doubled: dict[str, Any]
+    made: dict[str, str]  # hashes of the outputs then
     back: dict[str, Any]
     record: dict[str, Any]  # models/run.json after going back
     model: dict[str, str]
@@ -63,9 +67,10 @@ def relearned(first: FirstRun) -> Relearned:
     rate = params_file.load(first.project.root).train.learning_rate
     doubled = run(first.project, "--set", f"train.learning_rate={2 * rate}")
     assert small.digests(first.project) != first.model
+    lock = made(first.project)
     back = run(first.project, "--set", f"train.learning_rate={rate}")
     record = files.read_json(first.project.models / "run.json")
-    return Relearned(doubled, back, record, small.digests(first.project))
+    return Relearned(doubled, lock, back, record, small.digests(first.project))
 
 
 def registry(project: Project, code: str) -> Any:
@@ -193,19 +198,25 @@ print(json.dumps([
     assert {int(n): key for n, key in versions.items()}[1] == first.record["mlflow_run_id"]
 
 
-def test_a_candidate_taken_out_again_leaves_nothing_to_compute(
+def test_a_candidate_taken_out_leaves_nothing_to_compute_whoever_runs_the_stages(
     first: FirstRun, tmp_path: Path
 ) -> None:
     project = Project(tmp_path / "copy")
     shutil.copytree(first.project.root, project.root)
-    both = "embed.backbones=[mobilenet_v2, tf_efficientnet_lite0]"
-    result = run(project, "--set", both, "--set", "select.backbone=mobilenet_v2")
-    assert result["states"]["embed@tf_efficientnet_lite0"] == "done"
-    assert result["states"]["train"] == "unchanged"
-    alone = ("--set", "embed.backbones=[mobilenet_v2]", "--set", "select.backbone=auto")
-    assert "done" not in run(project, *alone)["states"].values()
+    alone, both = ("embed.backbones=[mobilenet_v2]", f"embed.backbones=[{', '.join(BACKBONES)}]")
+    params_file.set_values(project.root, [alone])
+    succeed(project.root, "dvc", "repro")
     assert not project.features("tf_efficientnet_lite0").exists()
+    assert run(project)["nothing_to_do"]
+    locked = made(project)
+    assert locked["outputs/train"] == made(first.project)["outputs/train"]
+    params_file.set_values(project.root, [both])
+    succeed(project.root, "dvc", "repro")
     assert small.digests(project) == first.model
+    assert "done" not in run(project, "--set", alone)["states"].values()
+    assert not project.features("tf_efficientnet_lite0").exists()
+    assert made(project).items() >= locked.items()
+    assert "up to date" in succeed(project.root, "dvc", "repro")
 
 
 def test_from_reruns_a_stage_and_what_follows_and_another_augmentation_embeds_nothing_anew(
@@ -221,20 +232,85 @@ def test_from_reruns_a_stage_and_what_follows_and_another_augmentation_embeds_no
     assert "Stage 'embed@mobilenet_v2' didn't change" in shown
 
 
-def test_an_alias_moved_by_somebody_else_is_noted_and_respected(
+def test_an_alias_moved_by_somebody_else_is_told_once_and_respected(
     first: FirstRun, relearned: Relearned, tmp_path: Path
 ) -> None:
     project = Project(tmp_path / "copy")
     shutil.copytree(first.project.root, project.root)
-    registry(
-        project, 'client.set_registered_model_alias("clothes", "champion", "2")\nprint("null")'
-    )
-    result = run(project)
-    assert result["nothing_to_do"]
-    notes = result["registration"]["notes"]
-    assert any("'champion' was moved from version 1 to 2" in note for note in notes)
-    assert aliases(project) == {"champion": 2, "challenger": 1}
-    assert not run(project)["registration"]["notes"]  # told once
+
+    def move(version: int) -> None:
+        code = f'client.set_registered_model_alias("clothes", "champion", "{version}")'
+        registry(project, f'{code}\nprint("null")')
+
+    def told(then: int, now: int) -> str:
+        return (
+            f"thawline: somebody else moved the alias 'champion' of 'clothes' from version {then} "
+            f"to {now}; that is left so (all else is done; this is said once, to look: "
+            "thawline ui)\n"
+        )
+
+    move(2)
+    done = small.call(project.root, "thawline", "run", "--json")
+    assert (done.returncode, done.stderr) == (1, told(1, 2))
+    assert json.loads(done.stdout)["nothing_to_do"]
+    assert run(project)["registration"]["version"] == 1
+    move(1)
+    done = small.call(project.root, "thawline", "register")
+    assert (done.returncode, done.stderr) == (1, told(2, 1))
+    assert done.stdout == "clothes version 1 (challenger, champion)\n"
+    assert succeed(project.root, "thawline", "register") == done.stdout
+
+    standing = json.loads(succeed(project.root, "thawline", "status", "--json"))
+    assert standing["registry"]["aliases"] == {"champion": 1, "challenger": 1}
+    assert len(standing["registry"]["versions"]) == 2
+    assert standing["metrics"].items() <= dvc_metrics(project).items()
+    assert standing["running"] is None
+    assert {s["state"] for s in standing["last_run"]["stages"]} == {"unchanged", "restored"}
+
+
+def dvc_metrics(project: Project) -> dict[str, float]:
+    """What `dvc metrics show` prints."""
+    shown = json.loads(succeed(project.root, "dvc", "metrics", "show", "--json"))
+    return dict(shown[""]["data"]["reports/metrics.json"]["data"])
+
+
+def test_a_run_and_its_version_tell_where_they_come_from(
+    first: FirstRun, relearned: Relearned
+) -> None:
+    code = """
+version = client.get_model_version("clothes", "2")
+print(json.dumps([client.get_run(version.run_id).data.tags, version.tags]))"""
+    trained, version = registry(first.project, code)
+    commit = small.git(first.project.root, "rev-parse", "HEAD").strip()
+    for tags in (trained, version):
+        assert tags["mlflow.source.git.commit"] == commit
+    assert trained["prefect.flow_run_id"] in prefect(first.project, "select id from flow_run")
+    read = ["data/prepared", "outputs/augment", "outputs/thaw_plan.json", "outputs/tune.json"]
+    for tags, paths in ((trained, read), (version, [*read, "outputs/train", "models"])):
+        found = {key: tag for key, tag in tags.items() if key.startswith("dvc.")}
+        assert found == {f"dvc.{path}": relearned.made[path] for path in paths}
+    assert version["dvc.models"] != made(first.project)["models"]  # that is version 1
+
+
+def prefect(project: Project, query: str) -> list[str]:
+    """The first column of what Prefect's database answers."""
+    with contextlib.closing(sqlite3.connect(project.root / ".prefect/prefect.db")) as store:
+        return [row[0] for row in store.execute(query)]
+
+
+def test_prefects_page_of_a_run_has_its_figures(first: FirstRun) -> None:
+    query = "select data from artifact where key = 'report' and type = 'markdown' order by created"
+    shown = json.loads(prefect(first.project, query)[0])
+    figures = files.read_json(first.project.reports / "metrics.json")
+    for text in (
+        f"{figures['test.accuracy']:.3f}  ({figures['test.accuracy_low']:.3f} to ",
+        f"{figures['baseline.majority.accuracy']:.3f}",
+        f"{figures['baseline.linear_probe.accuracy']:.3f}",
+        files.read_json(first.project.models / "digests.json")["model_digest"],
+        f"`{first.project.reports / 'report.html'}`",
+    ):
+        assert text in shown
+    assert "file://" not in shown
 
 
 def test_dvc_repro_in_a_fresh_clone_makes_the_same_model(first: FirstRun, tmp_path: Path) -> None:
@@ -271,6 +347,7 @@ def test_in_a_pulled_clone_nothing_trains_and_the_model_is_registered(
         "run_id": "",
         "created": True,
         "notes": [],
+        "moved": [],
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import app
+from flows.project import QUIET
 from tasks.records import Project
 from tests.flows.conftest import thawline
 
@@ -43,6 +45,22 @@ print("heavy:", *[name for name in {HEAVY.split()} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_every_command_tells_the_libraries_not_to_call_home() -> None:
+    code = """
+import os, sys
+sys.argv = ["thawline", "recipes"]
+from flows.cli import main
+from flows.project import QUIET
+try:
+    main()
+finally:
+    print({name: os.environ.get(name) for name in QUIET} == QUIET)
+"""
+    env = {name: value for name, value in os.environ.items() if name not in QUIET}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True", done.stderr
 
 
 @pytest.mark.parametrize(

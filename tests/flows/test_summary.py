@@ -30,8 +30,8 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
     (project.reports / "report.html").write_text("<p>")
     record(project, "train", seconds=41.0)
     stages = [StageState("prepare", "unchanged"), StageState("train", "done", seconds=42.4)]
-    note = "somebody moved champion to version 1"
-    known = Registration("clothes", 3, ["challenger"], "f00", created=True, notes=[note])
+    note = "some points are not in MLflow yet"
+    known = Registration("clothes", 3, ["challenger"], "f00", True, notes=[note], moved=[])
     ran = Ran(Standing("logs/x.log", stages=stages), known, 50.0)
 
     result = summary.summary(project, ran)

@@ -60,7 +60,7 @@ def set_alias(project: Project, alias: str, version: int | None) -> None:
 
 def test_the_packaged_model_becomes_challenger_and_first_champion_once(project: Project) -> None:
     again = register(project, PARAMS)
-    assert (again.version, again.created, again.notes) == (1, False, [])
+    assert (again.version, again.created, again.notes, again.moved) == (1, False, [], [])
     assert again.aliases == ["challenger", "champion"]
     found = status(project, PARAMS)
     assert len(found["versions"]) == 1
@@ -122,7 +122,7 @@ def test_challenger_follows_the_packaged_model_and_champion_stays(project: Proje
     assert (second.version, second.created, second.aliases) == (2, True, ["challenger"])
     repackage(project)  # the first one is back, as DVC restores it
     first = register(project, PARAMS)
-    assert (first.version, first.created, first.notes) == (1, False, [])
+    assert (first.version, first.created, first.moved) == (1, False, [])
     assert first.aliases == ["challenger", "champion"]
 
 
@@ -131,16 +131,21 @@ def test_aliases_moved_by_somebody_else_are_told_and_respected(project: Project)
     register(project, PARAMS)
     set_alias(project, "champion", 2)
     set_alias(project, "challenger", 1)
-    [challenger, champion] = register(project, PARAMS).notes
-    assert "'champion' was moved from version 1 to 2 outside Thawline" in champion
-    assert "'challenger' was moved from version 2 to 1 outside Thawline" in challenger
-    assert status(project, PARAMS)["aliases"] == {"champion": 2, "challenger": 2}
-    assert register(project, PARAMS).notes == []  # said once
+    set_alias(project, "shadow", 1)  # one of theirs
+    assert register(project, PARAMS).moved == [
+        "somebody else moved the alias 'challenger' of 'shoes' from version 2 to 1; "
+        "the packaged model has it again",
+        "somebody else moved the alias 'champion' of 'shoes' from version 1 to 2; that is left so",
+    ]
+    assert status(project, PARAMS)["aliases"] == {"champion": 2, "challenger": 2, "shadow": 1}
+    set_alias(project, "shadow", 2)
+    assert register(project, PARAMS).moved == []  # said once, and of ours only
 
     set_alias(project, "champion", None)
-    assert "'champion' was removed" in register(project, PARAMS).notes[0]
+    [removed] = register(project, PARAMS).moved
+    assert removed.startswith("somebody else removed the alias 'champion' of 'shoes'")
     register(project, PARAMS)
-    assert status(project, PARAMS)["aliases"] == {"challenger": 2}
+    assert status(project, PARAMS)["aliases"] == {"challenger": 2, "shadow": 2}
 
 
 def test_a_model_that_does_not_beat_majority_is_no_champion(tmp_path: Path) -> None:

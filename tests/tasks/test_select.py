@@ -108,12 +108,14 @@ def test_equal_scores_go_to_the_cheaper_then_to_the_first_name() -> None:
     assert select.why(ranked, "a", True).startswith("a scores as well as b and costs no more")
 
 
-def test_one_candidate_is_enough_and_others_in_the_folder_are_not_read(tmp_path: Path) -> None:
+def test_one_candidate_is_enough_and_what_is_left_of_others_goes(tmp_path: Path) -> None:
     project = project_of(tmp_path)
     embed(project, "only", 1.0, 1000)
     project.features("removed").mkdir()
     (project.features("removed") / "embedding.json").write_text("half a file")
+    (project.features("only").parent / ".gitignore").write_text("/only\n")  # DVC's
     found = chosen(project, ["only"])
+    assert {p.name for p in project.features("only").parent.iterdir()} == {"only", ".gitignore"}
     assert found.backbone == "only"
     assert "only candidate" in found.why
 
