@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import accumulate
 
 import tasks.thaw_strategies
 from tasks import plugins
@@ -95,6 +96,15 @@ def make(
         lora_rank=params.lora_rank,
         reading=reading,
     )
+
+
+def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:
+    """The epochs of each phase: its own, or what the earlier ones leave of `epochs`."""
+    earlier = accumulate((phase.epochs or 0 for phase in phases), initial=0)
+    return [
+        max(1, epochs - before) if phase.epochs is None else phase.epochs
+        for phase, before in zip(phases, earlier, strict=False)
+    ]
 
 
 def start(layers: Sequence[Layer], phase: Phase) -> int:
