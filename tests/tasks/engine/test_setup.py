@@ -14,6 +14,7 @@ from torch import Tensor
 from tasks import augment, embed, freeze, race, select
 from tasks.engine.feeds import Kept
 from tasks.engine.setup import Setup
+from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
 from tasks.records import Project, Selection, ThawPlan, ViewPolicy
 from tests.tasks import drawn_project
@@ -96,6 +97,17 @@ def test_all_lines_of_a_plan_come_from_one_pass_over_the_images(
 
 def freeze_at(plan: ThawPlan, index: int) -> ThawPlan:
     return replace(plan, phases=[replace(plan.phases[index], epochs=None)])
+
+
+def test_only_views_that_a_phase_sees_are_computed(project: Project) -> None:
+    frozen = {"strategy": "gradual", "phase_epochs": 1, "cache": "on", "thaw_fraction": 0.6}
+    setup = made(project, settings(freeze=frozen), epochs=4)  # of which one is left for the last
+    trainer = setup.trainer(None, lambda state: None)
+    phases = range(len(setup.plan.phases))
+    assert [len(views(setup, index)["train"]) for index in phases] == [1, 1, 1, 1]
+    assert setup.account.computed == 4 + 4
+    epochs = epochs_of(setup.plan.phases, setup.settings.epochs)
+    assert epochs == [trainer.epochs_of(index) for index in phases] == [1, 1, 1, 1]
 
 
 def test_a_race_decodes_the_images_of_a_view_once(project: Project) -> None:
