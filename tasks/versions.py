@@ -18,11 +18,11 @@ VERSIONS = {
     "prepare": 1,
     "augment": 3,
     "embed": 2,
-    "select": 1,
-    "freeze": 3,
-    "tune": 3,
-    "train": 3,
-    "evaluate": 2,
+    "select": 2,
+    "freeze": 4,
+    "tune": 4,
+    "train": 4,
+    "evaluate": 3,
     "package": 2,
 }
 

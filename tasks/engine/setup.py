@@ -20,6 +20,7 @@ from tasks.engine import heads, low_rank, multi_layer, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
+from tasks.engine.memory import mapped
 from tasks.engine.network import Network, digest
 from tasks.engine.parallel import Ranks
 from tasks.engine.pooling import Pool
@@ -288,12 +289,18 @@ class Setup:
         )
 
     def _features(self, top: nn.Module, feed: Feed, order: npt.NDArray[np.int64]) -> Tensor:
-        """Output of the layer below the head for a feed's examples in some order, [n, d]."""
+        """Output of the layer below the head for a feed's examples in some order, [n, d], in a
+        mapped file."""
         size = self.params.embed.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        pool = Pool()
+        pool, features = Pool(), torch.empty(0)
         with torch.no_grad(), self.compute.autocast():
-            return torch.cat([pool(top(x)).cpu() for x in feed.batches(batches, 0)])
+            for i, inputs in enumerate(feed.batches(batches, 0)):
+                found = pool(top(inputs)).cpu()
+                if not i:
+                    features = mapped(self.project.scratch, (len(order), found.shape[1]))
+                features[i * size : i * size + len(found)] = found
+        return features
 
 
 def _learned_from(
