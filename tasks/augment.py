@@ -7,8 +7,6 @@ on, so that another augmentation embeds nothing anew.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tasks import plugins, problems
 from tasks.params import Params
 from tasks.records import Project
@@ -23,5 +21,4 @@ def run(project: Project, params: Params) -> None:
     policy = problem.policy(params.augment, params.seed)
     problem.preview(project, policy, project.augment)
     policy.write(project.augment / "policy.json")
-    plain = replace(policy, seed=0, views=0, transforms=[], refresh_epochs=0, test_time="none")
-    plain.write(project.augment / "plain.json")
+    policy.behind(0).write(project.augment / "plain.json")

@@ -238,12 +238,12 @@ def _linear_probe(project: Project, manifest: pd.DataFrame, test: baselines.Feat
     """The probe on the features that `embed` kept of the chosen backbone's deepest layer."""
     folder = project.features(ThawPlan.read(project.thaw_plan).backbone)
     embedding = Embedding.read(folder / "embedding.json")
-    features = np.load(folder / embedding.depths[_deepest(embedding)])
+    features = np.load(folder / embedding.depths[_deepest(embedding)], mmap_mode="r")
     rows = np.load(folder / embedding.rows)
-    chosen = manifest["split"].to_numpy()[rows] == "train"
-    targets = manifest["target"].to_numpy(np.int64)[rows]
+    chosen = np.flatnonzero(manifest["split"].to_numpy()[rows] == "train")
+    targets = manifest["target"].to_numpy(np.int64)[rows[chosen]]
     classes = len(DataSummary.read(project.summary).classes)
-    return baselines.linear_probe((features[chosen], targets[chosen]), test, classes)
+    return baselines.linear_probe((features, targets), test, classes, chosen)
 
 
 def _write_predictions(

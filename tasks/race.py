@@ -34,35 +34,38 @@ class Entrant:
 def run(setup: Setup, entrants: Sequence[Entrant]) -> list[dict[str, Any]]:
     """Train each briefly; `name`, `validation_loss` (None: it diverged), `validation_accuracy`.
 
-    The network of `setup` is left as it was.
+    The entrants come from the cheapest to the deepest. The network of `setup` is left as it was.
     """
     before = {key: value.clone() for key, value in setup.network.state().items()}
     standings = []
-    for entrant in entrants:
-        # An epoch for each phase before the last.
-        phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
-        epochs = max(_epochs(setup, entrant.settings), len(phases))
-        settings = entrant.settings.model_copy(update={"epochs": epochs, "patience": 0})
-        racing = setup.racing(replace(entrant.plan, phases=phases), settings)
-        trainer = racing.trainer(None, lambda state: None)
-        racing.init_head()
-        try:
-            history = trainer.fit(racing.data).history
-        except Diverged:
-            loss, accuracy = None, None
-        else:
-            best = min(history, key=lambda row: row["validation_loss"])
-            loss, accuracy = best["validation_loss"], best["validation_accuracy"]
-        standings.append(
-            {"name": entrant.name, "validation_loss": loss, "validation_accuracy": accuracy}
-        )
+    for entrant in reversed(entrants):  # the deepest first: kept views of others start from its
+        standings.append(_standing(setup, entrant))
         setup.network.load(before)
+    standings.reverse()
     if all(row["validation_loss"] is None for row in standings):
         raise Diverged(
             "every training in the race ended with a loss that is not finite; lower "
             "train.learning_rate or freeze.learning_rate_fraction"
         )
     return standings
+
+
+def _standing(setup: Setup, entrant: Entrant) -> dict[str, Any]:
+    # An epoch for each phase before the last.
+    phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
+    epochs = max(_epochs(setup, entrant.settings), len(phases))
+    settings = entrant.settings.model_copy(update={"epochs": epochs, "patience": 0})
+    racing = setup.racing(replace(entrant.plan, phases=phases), settings)
+    trainer = racing.trainer(None, lambda state: None)
+    racing.init_head()
+    try:
+        history = trainer.fit(racing.data).history
+    except Diverged:
+        loss, accuracy = None, None
+    else:
+        best = min(history, key=lambda row: row["validation_loss"])
+        loss, accuracy = best["validation_loss"], best["validation_accuracy"]
+    return {"name": entrant.name, "validation_loss": loss, "validation_accuracy": accuracy}
 
 
 def winner(standings: Sequence[dict[str, Any]]) -> int:

@@ -6,7 +6,7 @@ Stages exchange files; a record is the typed form of a small JSON file. Larger t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,6 +137,17 @@ class ViewPolicy:
     transforms: list[dict[str, Any]]  # [{name, arguments}], of torchvision.transforms.v2
     refresh_epochs: int = 0  # the kept views are others after so many epochs; 0: never
     test_time: str = "none"  # what predictions are averaged over: none (the plain view) | flip
+
+    def at(self, epoch: int) -> int:
+        """The number of the kept view that an epoch sees: they take turns, until others come."""
+        turn, epoch = divmod(epoch, self.refresh_epochs) if self.refresh_epochs else (0, epoch)
+        return 1 + turn * self.views + epoch % self.views
+
+    def behind(self, view: int) -> ViewPolicy:
+        """What of the policy a view depends on: not how many there are; the plain one on its
+        shape alone."""
+        shared = replace(self, views=0, refresh_epochs=0, test_time="none")
+        return shared if view else replace(shared, seed=0, transforms=[])
 
     @classmethod
     def read(cls, path: Path) -> ViewPolicy:

@@ -33,7 +33,6 @@ def run(project: Project, params: Params) -> None:
     from tasks.engine import parallel
     from tasks.engine.device import resolve
     from tasks.engine.memory import PeakMemory
-    from tasks.engine.prefix import prune
     from tasks.engine.setup import Setup
 
     plan = ThawPlan.read(project.thaw_plan)
@@ -73,7 +72,7 @@ def run(project: Project, params: Params) -> None:
     retained.write(path.with_name("retention.json"))
     record = _record(params, setup, trainer, run_key, peak)
     record.write(path.with_name("run.json"))
-    prune(setup.prefix_folder, int(params.freeze.cache_gigabytes * 1e9))
+    setup.cache.close()
 
 
 def _fit(setup: Setup, trainer: Trainer) -> State:
@@ -110,10 +109,10 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         stopped_early=state.stopped_early,
         frozen_before=state.frozen_before,
         frozen_after=state.frozen_after,
-        seconds=round(state.seconds + setup.prefix_seconds, 2),
-        cpu_seconds=round(state.cpu_seconds + setup.prefix_cpu_seconds, 2),
-        prefix_seconds=round(setup.prefix_seconds, 2),
-        prefix_cached=setup.prefix_spared,
+        seconds=round(state.seconds + setup.account.seconds, 2),
+        cpu_seconds=round(state.cpu_seconds + setup.account.cpu_seconds, 2),
+        prefix_seconds=round(setup.account.seconds, 2),
+        prefix_cached=setup.account.spared,
         peak_anonymous_mb=peak,
         spent={what: round(seconds, 2) for what, seconds in state.spent.items()},
         device=_devices(setup.compute.device, trainer.ranks.size),

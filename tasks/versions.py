@@ -18,7 +18,7 @@ VERSIONS = {
     "prepare": 1,
     "augment": 4,
     "embed": 2,
-    "select": 1,
+    "select": 2,
     "freeze": 4,
     "tune": 4,
     "train": 4,

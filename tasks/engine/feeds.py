@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tasks.engine.ahead import ahead
 from tasks.engine.device import Compute
 from tasks.engine.prefix import Prefix
 
@@ -44,16 +44,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """From kept views of which others take the place after so many epochs."""
+    """From kept views of which others take the place after some epochs."""
 
-    keep: Callable[[int], Tensor]  # a view by its number, from 1
-    count: int
-    epochs: int
+    keep: Callable[[int], Tensor]  # a view by its number
+    view: Callable[[int], int]  # the number of an epoch's
     compute: Compute
 
     def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
-        view = 1 + epoch // self.epochs * self.count + epoch % self.epochs % self.count
-        yield from Kept([self.keep(view)], self.compute).batches(positions, 0)
+        yield from Kept([self.keep(self.view(epoch))], self.compute).batches(positions, 0)
 
 
 @dataclass(frozen=True)
@@ -66,17 +64,8 @@ class Fresh:
 
     def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
         view = epoch + 1 if self.augmented else 0
-        examples, compute = self.prefix.examples, self.prefix.compute
-        with ThreadPoolExecutor(1) as ahead:  # the next batch is made while this one is used
-            waiting = None
-            for chosen in positions:
-                following = ahead.submit(examples.batch, self.rows[chosen], view)
-                if waiting is not None:
-                    yield self._forward(compute.send(waiting.result()))
-                waiting = following
-            if waiting is not None:
-                yield self._forward(compute.send(waiting.result()))
 
-    def _forward(self, inputs: Tensor) -> Tensor:
-        with torch.no_grad(), self.prefix.compute.autocast():
-            return self.prefix.module(inputs)
+        def inputs(chosen: Positions) -> Tensor:
+            return self.prefix.examples.batch(self.rows[chosen], view)
+
+        yield from map(self.prefix.run, ahead(inputs, positions))

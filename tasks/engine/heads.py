@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a packaged model does without pydantic
     from tasks.problems import Backbone
 
 _SCALES = np.logspace(-1, 1.5, 26)
+_PIECE = 1024  # examples at once, where features become doubles
 _LEAST_FACTOR = 0.01  # of a kept head: one that misleads is not turned round
 
 
@@ -88,7 +89,9 @@ def solve(
     weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias)
     smoothing = max(label_smoothing, 0.05)
     if kept is not None:
-        logits = features.double() @ kept.weight.T.double() + kept.bias.double()
+        known = kept.weight.T.double()
+        logits = torch.cat([part.double() @ known for part in torch.split(features, _PIECE)])
+        logits += kept.bias.double()
         factor, scale, shift = _beside(logits, kept.targets, left_out, targets, smoothing)
         weight, bias = (scale * weight).float(), (scale * bias + shift).float()
         weight[kept.targets], bias[kept.targets] = factor * kept.weight, factor * kept.bias

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import psutil
+import torch
+from torch import Tensor
 
 
 class PeakMemory:
@@ -32,6 +37,15 @@ class PeakMemory:
     def _watch(self, interval: float) -> None:
         while not self._stop.wait(interval):
             self._peak = max(self._peak, anonymous_mb())
+
+
+def mapped(folder: Path, shape: tuple[int, ...]) -> Tensor:
+    """A float32 tensor in a file without a name, which goes with it: the system can write it out
+    where memory is short. A full disk is an `OSError` here, not a crash later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * int(np.prod(shape)))
+        return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
 
 
 def anonymous_mb() -> float:

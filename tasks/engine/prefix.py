@@ -1,140 +1,142 @@
-"""The output of the frozen part, computed once a view and kept as memory-mapped scratch.
+"""The output of the frozen part at a thaw line, computed once a view.
 
-The file name is a digest of all that determines the numbers, so a cache is never stale; it can be
-deleted at any time.
+A view starts from the same one at a lower line where that is kept, so that images are decoded,
+augmented and sent through the lower layers once for all lines. The bits are those of a pass from
+the images: the same batches of the same rows, in the precision in which they were computed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from tasks import files
+from tasks.engine.ahead import ahead
 from tasks.engine.device import Compute
+from tasks.engine.view_cache import View, ViewCache
 from tasks.problems import Examples
-from tasks.progress import progress
+from tasks.progress import Advance, progress
+from tasks.records import ViewPolicy
 
-_STORED_AS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.float32}
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One view of some rows at the thaw line, and what computing it has cost."""
-
-    values: Tensor  # [n, …], memory-mapped, in the precision it was computed in
-    seconds: float
-    cpu_seconds: float
-    spared: bool  # whether it was found on disk
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Prefix:
     """The frozen layers below a thaw line and everything that determines their output."""
 
-    folder: Path
-    module: nn.Module
+    cache: ViewCache
+    modules: Sequence[nn.Module]  # from the input up, in evaluation mode
+    layers: Sequence[str]  # what identifies each
     examples: Examples
+    policy: ViewPolicy
     compute: Compute
     batch_size: int
-    identity: dict[str, Any]  # data, view policy, weights, layer, threads, precision …
+    identity: dict[str, Any]  # whatever else there is: data, threads, versions …
 
-    def keep(self, rows: npt.NDArray[np.int64], view: int) -> Kept:
-        """The output for some manifest rows, in order: read when it was kept, else computed."""
-        key = files.sha256_json(
+    def below(self, line: int) -> Prefix:
+        """The same below a lower line."""
+        return replace(self, modules=self.modules[:line], layers=self.layers[:line])
+
+    def keep(self, rows: Rows, view: int, on_the_way: Sequence[int] = ()) -> View:
+        """The output for some manifest rows, in order: read when it was kept, else computed.
+
+        Then it is kept at the lower lines `on_the_way` first, of which the lowest is the first.
+        """
+        key = self._key(rows, view)
+        if (found := self.cache.find(key)) is not None:
+            return found
+        before = sum(self.below(line).keep(rows, view).computed for line in on_the_way)
+        start, lower = self._start(rows, view)
+        clock, cpu = time.perf_counter(), cpu_seconds()
+
+        def cost() -> dict[str, float]:
+            """From the images on, so also what the lower line has cost."""
+            return {
+                "seconds": time.perf_counter() - clock + (lower.seconds if lower else 0),
+                "cpu_seconds": cpu_seconds() - cpu + (lower.cpu_seconds if lower else 0),
+            }
+
+        with progress(f"frozen part, view {view}", len(rows)) as go:
+            batches = self._batches(rows, view, start, lower, go)
+            return replace(self.cache.write(key, len(rows), batches, cost), computed=before + 1)
+
+    def run(self, inputs: Tensor, start: int = 0) -> Tensor:
+        """The output for a batch at the line `start`, on the compute device."""
+        return self.compute.forward(nn.Sequential(*self.modules[start:]), self.compute.send(inputs))
+
+    def _batches(
+        self, rows: Rows, view: int, start: int, lower: View | None, go: Advance
+    ) -> Iterator[Tensor]:
+        def inputs(begin: int) -> Tensor:
+            end = begin + self.batch_size
+            if lower is not None:
+                return lower.batch(begin, end)
+            return self.examples.batch(rows[begin:end], view)
+
+        for values in ahead(inputs, range(0, len(rows), self.batch_size)):
+            yield self.run(values, start)
+            go(len(values))
+
+    def _start(self, rows: Rows, view: int) -> tuple[int, View | None]:
+        """The highest lower line where the view is kept, and the view; (0, None): the images."""
+        for line in reversed(range(1, len(self.modules))):
+            lower = self.cache.find(self.below(line)._key(rows, view))
+            if lower is not None and lower.order is not None:
+                return line, lower
+        return 0, None
+
+    def _key(self, rows: Rows, view: int) -> str:
+        return files.sha256_json(
             {
                 **self.identity,
+                "policy": asdict(self.policy.behind(view)),
+                "layers": self.layers,
                 "batch_size": self.batch_size,
                 "precision": self.compute.precision,
                 "device": self.compute.device.type,
                 "view": view,
-                "rows": files.sha256_json(rows.tolist()),
+                "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
             }
         )[:32]
-        path = self.folder / f"{key}.npy"
-        mark = path.with_suffix(".json")
-        if mark.is_file() and path.is_file():
-            record = files.read_json(mark)
-            mark.touch()  # what is used last goes last
-            if record["sha256"] == files.sha256_file(path):
-                values = _open(path, record["dtype"])
-                return Kept(values, record["seconds"], record["cpu_seconds"], True)
-        begun, cpu = time.perf_counter(), cpu_seconds()
-        dtype = self._compute(path, rows, view)
-        record = {
-            "sha256": files.sha256_file(path),
-            "dtype": dtype,
-            "seconds": time.perf_counter() - begun,
-            "cpu_seconds": cpu_seconds() - cpu,
-        }
-        files.write_json(mark, record)
-        return Kept(_open(path, dtype), record["seconds"], record["cpu_seconds"], False)
-
-    def _compute(self, path: Path, rows: npt.NDArray[np.int64], view: int) -> str:
-        """Write the output for all rows; returns the name of its torch type."""
-        out: np.memmap[Any, Any] | None = None
-        dtype = ""
-        with (
-            files.atomic(path) as temporary,
-            progress(f"frozen part, view {view}", len(rows)) as go,
-        ):
-            for begin in range(0, len(rows), self.batch_size):
-                values = self.forward(rows[begin : begin + self.batch_size], view).cpu()
-                if out is None:
-                    dtype = str(values.dtype).removeprefix("torch.")
-                    shape = (len(rows), *values.shape[1:])
-                    stored = _STORED_AS[values.dtype]
-                    out = np.lib.format.open_memmap(temporary, "w+", stored, shape)
-                    files.reserve(temporary)
-                out[begin : begin + len(values)] = _bits(values)
-                go(len(values))
-            if out is not None:
-                out.flush()
-        return dtype
-
-    def forward(self, rows: npt.NDArray[np.int64], view: int) -> Tensor:
-        """The frozen part's output for one batch, on the compute device."""
-        with torch.no_grad(), self.compute.autocast():
-            return self.module(self.compute.send(self.examples.batch(rows, view)))
 
 
-def prune(folder: Path, budget: int) -> None:
-    """Drop what a kill left half-written, and the views used longest ago beyond `budget` bytes."""
-    for partial in folder.glob(".*.npy.*"):
-        partial.unlink(missing_ok=True)
-    total = 0
-    for mark in sorted(folder.glob("*.json"), key=lambda m: m.stat().st_mtime, reverse=True):
-        path = mark.with_suffix(".npy")
-        total += path.stat().st_size if path.exists() else 0
-        if total > budget:
-            mark.unlink()
-            path.unlink(missing_ok=True)
+@dataclass
+class Account:
+    """What the views of one training have cost. The lines share the way up from the images, so a
+    view of some rows is charged once, at the line where it cost most."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    computed: int = 0  # views that no cache had
+    sizes: dict[str, int] = field(default_factory=dict)  # of the views used, in bytes
+    _charged: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def spared(self) -> bool:
+        """Whether a cache had all that there is to charge."""
+        return self.seconds > 0 and not self.computed
+
+    def charge(self, split: str, view: int, kept: View, paid: bool = False) -> None:
+        """Charge what was not charged before, but for what is `paid` on another clock."""
+        seconds, cpu = self._charged.get((split, view), (0.0, 0.0))
+        if not paid:
+            self.seconds += max(0.0, kept.seconds - seconds)
+            self.cpu_seconds += max(0.0, kept.cpu_seconds - cpu)
+        self._charged[split, view] = max(seconds, kept.seconds), max(cpu, kept.cpu_seconds)
+        self.computed += kept.computed
+        self.sizes[kept.path.name] = kept.values.nbytes
 
 
 def cpu_seconds() -> float:
     """CPU seconds of this process so far, all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def _bits(values: Tensor) -> npt.NDArray[Any]:
-    values = values.contiguous()  # NCHW; NumPy has no bfloat16, so its bits are stored
-    if values.dtype == torch.float32:
-        return values.numpy()
-    return values.view(torch.int16).numpy().view(np.uint16)
-
-
-def _open(path: Path, dtype: str) -> Tensor:
-    # Copy-on-write, as torch warns about read-only arrays; nobody writes.
-    values = torch.from_numpy(np.load(path, mmap_mode="c").view(_SIGNED.get(dtype, np.float32)))
-    return values.view(getattr(torch, dtype))
-
-
-_SIGNED = {"bfloat16": np.int16, "float16": np.int16}

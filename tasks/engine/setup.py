@@ -21,12 +21,14 @@ from tasks.engine import depthwise, heads, low_rank, multi_layer, stochastic_dep
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
+from tasks.engine.memory import mapped
 from tasks.engine.network import Network, digest
 from tasks.engine.parallel import Ranks
 from tasks.engine.pooling import Pool
-from tasks.engine.prefix import Prefix, cpu_seconds
+from tasks.engine.prefix import Account, Prefix, cpu_seconds
 from tasks.engine.split import chain
 from tasks.engine.state import OldPredictions, PhaseData, State
+from tasks.engine.view_cache import View, ViewCache
 from tasks.errors import ThawlineError
 from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
@@ -56,9 +58,7 @@ class Setup:
     kept: heads.Kept | None = None  # of a start whose head goes on
     old: Network | None = None  # as it was, where training is to keep close to its predictions
     ranks: Ranks = field(default_factory=Ranks)
-    prefix_seconds: float = 0.0
-    prefix_cpu_seconds: float = 0.0
-    prefix_computed: int = 0  # views that no cache had
+    account: Account = field(default_factory=Account)
     _data: dict[int, PhaseData] = field(default_factory=dict)
 
     @classmethod
@@ -132,19 +132,14 @@ class Setup:
             self,
             plan=plan,
             settings=settings,
-            prefix_seconds=0.0,
-            prefix_cpu_seconds=0.0,
-            prefix_computed=0,
+            account=Account(),
             _data={},
         )
 
     @property
-    def prefix_spared(self) -> bool:
-        return self.prefix_seconds > 0 and not self.prefix_computed
-
-    @property
-    def prefix_folder(self) -> Path:
-        return self.project.scratch / "prefix"
+    def cache(self) -> ViewCache:
+        budget = int(self.params.freeze.cache_gigabytes * 1e9)
+        return ViewCache(self.project.scratch / "prefix", budget)
 
     def trainer(self, folder: Path | None, on_checkpoint: Callable[[State], None]) -> Trainer:
         return Trainer(
@@ -164,6 +159,7 @@ class Setup:
         if index not in self._data:
             line = self._line(self.plan.phases[index])
             prefix, keep = self._prefix(self.network, line), self.plan.cache and line > 0
+            train = self._feed("train", prefix, index, keep)
             old = None
             if self.old is not None and line < len(self.network.names) - 1:  # else nothing moves
                 # Of the same views as the inputs, so they are kept where those are.
@@ -171,7 +167,7 @@ class Setup:
                 feed = self._feed("train", whole, index, keep)
                 old = OldPredictions(feed, self.old.modules[-1])
             self._data[index] = PhaseData(
-                self._feed("train", prefix, index, keep),
+                train,
                 self.targets["train"],
                 self._feed("validation", prefix, index, keep),
                 self.targets["validation"],
@@ -231,63 +227,85 @@ class Setup:
         return {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
 
     def _feed(self, split: str, prefix: Prefix, index: int, keep_views: bool) -> Feed:
-        rows = self.rows[split]
-        augmented = split == "train" and bool(self.policy.transforms)
+        rows, views = self.rows[split], self._views(split, index)
         if not keep_views:
-            return Fresh(prefix, rows, augmented)
-        epochs = epochs_of(self.plan.phases, self.settings.epochs)[index]
+            return Fresh(prefix, rows, views != [0])
 
-        def keep(view: int, on_the_clock: bool = False) -> Tensor:
-            dealt = self._deal(prefix, rows, [view]) if on_the_clock else 0
-            kept = prefix.keep(rows, view)
-            self.prefix_computed += not kept.spared
-            if (kept.spared and not dealt) or not on_the_clock:
-                self.prefix_seconds += kept.seconds
-                self.prefix_cpu_seconds += kept.cpu_seconds
-            return kept.values
+        def keep(view: int) -> View:
+            return prefix.keep(rows, view, self._on_the_way(split, prefix, index, view))
 
-        if augmented and 0 < self.policy.refresh_epochs < epochs:
-            later = partial(keep, on_the_clock=True)  # within a step's time
-            return Refreshed(later, self.policy.views, self.policy.refresh_epochs, self.compute)
-        views = range(1, min(self.policy.views, epochs) + 1) if augmented else [0]
-        self._deal(prefix, rows, views)
-        return Kept([self.compute.kept_near(keep(view)) for view in views], self.compute)
+        if views[-1] > self.policy.views:
+            later = partial(self._charged, split, keep, on_the_clock=True)  # of a step
+            return Refreshed(later, self.policy.at, self.compute)
+        self._deal(keep, views)
+        kept = [self._charged(split, keep, view) for view in views]
+        return Kept([self.compute.kept_near(values) for values in kept], self.compute)
 
-    def _deal(self, prefix: Prefix, rows: npt.NDArray[np.int64], views: Sequence[int]) -> int:
+    def _charged(
+        self, split: str, keep: Callable[[int], View], view: int, on_the_clock: bool = False
+    ) -> Tensor:
+        dealt = self._deal(keep, [view]) if on_the_clock else 0
+        kept = keep(view)
+        paid = on_the_clock and bool(kept.computed or dealt)
+        self.account.charge(split, view, kept, paid)
+        return kept.values
+
+    def _deal(self, keep: Callable[[int], View], views: Sequence[int]) -> int:
         """With several processes, let each compute its share of the views, which all then read."""
         if self.ranks.size == 1:
             return 0
-        spared = [prefix.keep(rows, view).spared for view in self.ranks.share(views)]
-        computed = int(self.ranks.total(spared.count(False))[0])
-        self.prefix_computed += computed
-        return computed
+        computed = sum(keep(view).computed for view in self.ranks.share(views))
+        total = int(self.ranks.total(computed)[0])
+        self.account.computed += total
+        return total
+
+    def _views(self, split: str, index: int) -> list[int]:
+        """The numbers of the views that a phase sees."""
+        if split != "train" or not self.policy.transforms:
+            return [0]
+        epochs = epochs_of(self.plan.phases, self.settings.epochs)[index]
+        return sorted({self.policy.at(epoch) for epoch in range(epochs)})
+
+    def _on_the_way(self, split: str, prefix: Prefix, index: int, view: int) -> list[int]:
+        """The lower thaw lines, lowest first, at which this or a later phase sees a view too."""
+        later = range(index, len(self.plan.phases))
+        seen = [i for i in later if view in self._views(split, i)]
+        lines = {self._line(self.plan.phases[i]) for i in seen}
+        return sorted(line for line in lines if 0 < line < len(prefix.modules))
 
     def _prefix(self, network: Network, line: int) -> Prefix:
         reading = self.plan.reading.layers if self.plan.reading else []
+        below = list(zip(network.names, network.modules, strict=True))[:line]
         return Prefix(
-            folder=self.prefix_folder,
-            module=network.run(0, line).eval(),
+            cache=self.cache,
+            modules=[module.eval() for _, module in below],
+            layers=[f"{name} {digest(module.state_dict())}" for name, module in below],
             examples=self.examples,
+            policy=self.policy,
             compute=self.compute,
             batch_size=self.params.embed.batch_size,
             identity={
                 "version": PREFIX_VERSION,
                 "data": self.digest,
-                "policy": _without_count(self.policy),
-                "weights": digest(network.state(network.names[:line])),
-                "layers": network.names[:line] + reading,
+                "reading": reading,
                 "threads": self.params.threads,
                 "torch": torch.__version__,
             },
         )
 
     def _features(self, top: nn.Module, feed: Feed, order: npt.NDArray[np.int64]) -> Tensor:
-        """Output of the layer below the head for a feed's examples in some order, [n, d]."""
+        """Output of the layer below the head for a feed's examples in some order, [n, d], in a
+        mapped file."""
         size = self.params.embed.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        pool = Pool()
+        pool, features = Pool(), torch.empty(0)
         with torch.no_grad(), self.compute.autocast():
-            return torch.cat([pool(top(x)).cpu() for x in feed.batches(batches, 0)])
+            for i, inputs in enumerate(feed.batches(batches, 0)):
+                found = pool(top(inputs)).cpu()
+                if not i:
+                    features = mapped(self.project.scratch, (len(order), found.shape[1]))
+                features[i * size : i * size + len(found)] = found
+        return features
 
 
 def _learned_from(
@@ -308,11 +326,6 @@ def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
     model = backbone.model.eval().requires_grad_(False)
     model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Network.of(chain(model, backbone.head, example))
-
-
-def _without_count(policy: ViewPolicy) -> dict[str, object]:
-    """A view does not depend on how many there are."""
-    return dict(replace(policy, views=0, refresh_epochs=0, test_time="none").__dict__)
 
 
 def _transfer(backbone: nn.Module, model: nn.Module, head: str) -> None:

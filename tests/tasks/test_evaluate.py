@@ -90,7 +90,7 @@ def trained(project: Project, params: Params) -> None:
         run_key="key", mlflow_run_id=None, resumed_from_step=0, steps=state.step,
         best_epoch=state.best_epoch, stopped_early=False, frozen_before=state.frozen_before,
         frozen_after=state.frozen_after, seconds=state.seconds, cpu_seconds=state.cpu_seconds,
-        prefix_seconds=setup.prefix_seconds, prefix_cached=False, peak_anonymous_mb=500.0,
+        prefix_seconds=setup.account.seconds, prefix_cached=False, peak_anonymous_mb=500.0,
         device="cpu", precision="float32", threads=1, versions={},
     ).write(project.train / "run.json")  # fmt: skip
 

@@ -133,6 +133,12 @@ def test_gradual_moves_the_line_down_in_steps_of_equal_compute() -> None:
     assert [phase.epochs for phase in phases] == [2, 2, 2, None]
 
 
+def test_the_last_phase_has_what_the_others_leave() -> None:
+    phases = plan(strategy="gradual", thaw_fraction=0.6, phase_epochs=2).phases
+    assert freeze.epochs_of(phases, 10) == [2, 2, 2, 4]
+    assert freeze.epochs_of(phases[-1:], 10) == [10]
+
+
 @pytest.mark.parametrize(
     ("strategy", "learns"), [("norms_only", "norms"), ("biases_only", "biases"), ("lora", "lora")]
 )

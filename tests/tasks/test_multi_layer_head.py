@@ -174,7 +174,7 @@ def test_only_pooled_features_are_kept_and_other_shares_find_them(project: Proje
     )
     setup = _setup(other, params, plan)
     setup.init_head()
-    assert setup.prefix_spared
+    assert setup.account.spared
     assert sorted((project.scratch / "prefix").glob("*.npy")) == cached
 
 

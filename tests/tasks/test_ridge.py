@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,34 @@ def test_ridge_is_exact_leave_one_out(n: int, d: int) -> None:
     # scikit-learn's targets are -1 and 1, ours 0 and 1.
     expected = (RidgeClassifier(alpha=known.alpha_).fit(x, targets).decision_function(x) + 1) / 2
     np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 20), (25, 60), (30, 30)])
+def test_pieces_and_chosen_rows_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, n: int, d: int
+) -> None:
+    features, targets = drawn(n, d)
+    whole = ridge.fit(features, targets, 3)
+    monkeypatch.setattr(ridge, "_PIECE", 7 * min(n, d))
+    rows = np.random.default_rng(1).permutation(2 * n)[:n]
+    among = np.full((2 * n, d), np.nan, np.float32)
+    among[rows] = features
+    for found in (ridge.fit(features, targets, 3), ridge.fit(among, targets, 3, rows)):
+        assert found.accuracy == whole.accuracy
+        for name in ("left_out", "weight", "bias"):
+            np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(20_000, 100), (100, 20_000)])
+def test_a_fit_never_holds_all_features_in_doubles(n: int, d: int) -> None:
+    features, targets = drawn(n, d)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ridge, "_PIECE", 2**15)
+        tracemalloc.start()
+        ridge.fit(features, targets, 3)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < n * d * 8 / 2
 
 
 def test_a_head_in_closed_form_predicts_and_is_not_overconfident() -> None:

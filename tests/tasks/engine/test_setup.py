@@ -1,0 +1,142 @@
+"""The inputs of trainings: no image is decoded twice for the sake of another thaw line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tasks import augment, embed, freeze, race, select
+from tasks.engine.feeds import Kept
+from tasks.engine.setup import Setup
+from tasks.freeze import epochs_of
+from tasks.params import Params, TrainParams
+from tasks.records import Project, Selection, ThawPlan, ViewPolicy
+from tests.tasks import drawn_project
+
+TRAIN, VALIDATION = 18, 6  # examples of the drawn project
+
+
+class Counted:
+    """The examples of a project, which know how often they were asked for."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.of, self.asked = setup.examples, 0
+        setup.examples = self
+
+    def batch(self, rows: np.ndarray, view: int) -> Tensor:
+        self.asked += len(rows)
+        return self.of.batch(rows, view)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Drawn pictures up to the choice of the backbone, with its real weights."""
+    torch.set_num_threads(1)
+    made = drawn_project.make(tmp_path_factory.mktemp("setup") / "project")
+    params = settings()
+    augment.run(made, params)
+    embed.run(made, params, "mobilenet_v2")
+    select.run(made, params)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(project: Project) -> Iterator[None]:
+    torch.set_num_threads(1)
+    shutil.rmtree(project.scratch / "prefix", ignore_errors=True)
+    yield
+
+
+def settings(precision: str = "float32", views: int = 2, **sections: dict[str, object]) -> Params:
+    shape = {"image_size": 32, "views": views}
+    return drawn_project.params(augment=shape, precision=precision, **sections)
+
+
+def made(project: Project, params: Params, **train: object) -> Setup:
+    policy = ViewPolicy.read(project.augment / "policy.json")
+    plan = freeze.make(Selection.read(project.selection), params.freeze, policy)
+    recipe = TrainParams.model_validate({"epochs": 4, "batch_size": 6, **train})
+    return Setup.make(project, params, plan, recipe)
+
+
+def views(setup: Setup, index: int) -> dict[str, list[Tensor]]:
+    data = setup.data(index)
+    assert isinstance(data.train, Kept) and isinstance(data.validation, Kept)
+    return {"train": [*data.train.views], "validation": [*data.validation.views]}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_all_lines_of_a_plan_come_from_one_pass_over_the_images(
+    project: Project, precision: str
+) -> None:
+    frozen = {"strategy": "gradual", "phase_epochs": 1, "cache": "on", "thaw_fraction": 0.6}
+    setup = made(project, settings(precision, freeze=frozen), epochs=5)
+    counted = Counted(setup)
+    phases = len(setup.plan.phases)
+    assert phases == 4
+    kept = [views(setup, index) for index in range(phases)]
+    # One view of the training images for the phases of an epoch, two for the last one.
+    assert [len(found["train"]) for found in kept] == [1, 1, 1, 2]
+    assert counted.asked == 2 * TRAIN + VALIDATION
+    assert setup.account.computed == len(list(setup.cache.folder.glob("*.npy"))) == 4 + 4 + 1
+    for index in range(phases):  # each by itself, from the images
+        shutil.rmtree(setup.cache.folder)
+        alone = setup.racing(
+            freeze_at(setup.plan, index), setup.settings.model_copy(update={"epochs": 1})
+        )
+        for split, found in views(alone, 0).items():
+            assert found[0].dtype == kept[index][split][0].dtype
+            assert torch.equal(found[0], kept[index][split][0])
+
+
+def freeze_at(plan: ThawPlan, index: int) -> ThawPlan:
+    return replace(plan, phases=[replace(plan.phases[index], epochs=None)])
+
+
+def test_only_views_that_a_phase_sees_are_computed(project: Project) -> None:
+    frozen = {"strategy": "gradual", "phase_epochs": 1, "cache": "on", "thaw_fraction": 0.6}
+    setup = made(project, settings(freeze=frozen), epochs=4)  # of which one is left for the last
+    trainer = setup.trainer(None, lambda state: None)
+    phases = range(len(setup.plan.phases))
+    assert [len(views(setup, index)["train"]) for index in phases] == [1, 1, 1, 1]
+    assert setup.account.computed == 4 + 4
+    epochs = epochs_of(setup.plan.phases, setup.settings.epochs)
+    assert epochs == [trainer.epochs_of(index) for index in phases] == [1, 1, 1, 1]
+
+
+def test_a_race_decodes_the_images_of_a_view_once(project: Project) -> None:
+    params = settings(freeze={"cache": "on"})
+    setup = made(project, params)
+    plans = [
+        made(project, settings(freeze={"cache": "on", **way})).plan
+        for way in (
+            {"strategy": "head_only"},
+            {"strategy": "last_blocks", "thaw_fraction": 0.2},
+            {"strategy": "last_blocks", "thaw_fraction": 0.5},
+        )
+    ]
+    assert len({plan.thaw_line for plan in plans}) == 3
+    counted = Counted(setup)
+    recipe = TrainParams(epochs=2, batch_size=6)
+    entrants = [race.Entrant(plan.thaw_line, plan, recipe) for plan in plans]
+    standings = race.run(setup, entrants)
+    assert [row["name"] for row in standings] == [plan.thaw_line for plan in plans]
+    assert counted.asked == 2 * TRAIN + VALIDATION
+
+
+def test_the_old_predictions_start_from_the_thaw_line(project: Project) -> None:
+    setup = made(project, settings(freeze={"cache": "on"}), keep_close_to="old_predictions")
+    counted = Counted(setup)
+    data = setup.data(0)
+    assert counted.asked == 2 * TRAIN + VALIDATION
+    assert data.old is not None and isinstance(data.old.train, Kept)
+    assert setup.old is not None
+    inputs = setup.examples.batch(setup.rows["train"][:8], 1)
+    logits = setup.old.run(0)(inputs)
+    assert torch.equal(data.old.train.views[0][:8], logits)
