@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from tasks.engine import checkpoint, schedule
+from tasks.engine import checkpoint, optimizer, schedule
 from tasks.engine.average import Average
 from tasks.engine.network import Network, digest
 from tasks.engine.objective import Objective
@@ -60,8 +60,9 @@ class PhaseRun:
         self.objective = Objective(self.params, data.train_targets.bincount())
         self.steps_an_epoch = self.examples // self.batch
         self.epochs = trainer.epochs_of(index)
-        self.optimizer = self._optimizer()
-        self.learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        decay = self.params.weight_decay
+        self.optimizer = optimizer.adamw(self.network, self.phase, self.rate, decay, self.compute)
+        self.learning = optimizer.learning(self.optimizer)
         self.average = Average(self.suffix, self.params.ema) if self.params.ema else None
         self.skipped = 0  # steps in a row
         self.scaler = torch.amp.GradScaler(
@@ -97,11 +98,7 @@ class PhaseRun:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint needs beyond the network itself."""
-        found = {
-            f"opt/{i}/{key}": value
-            for i, slot in self.optimizer.state_dict()["state"].items()
-            for key, value in slot.items()
-        }
+        found = checkpoint.prefixed("opt/", optimizer.tensors(self.optimizer))
         if self.average is not None:
             found |= checkpoint.prefixed("ema/", self.average.averaged)
         return found
@@ -148,7 +145,7 @@ class PhaseRun:
             value = self.ranks.sum_gradients(self.learning, value)
         with self._spent("update"):
             self.scaler.unscale_(self.optimizer)
-            self._admit(value, self._clip())
+            self._admit(value, optimizer.clip(self.learning, self.params.gradient_clip))
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.average is not None:
@@ -160,16 +157,6 @@ class PhaseRun:
             self._point("step_loss", value, state.step)
             self._point("learning_rate", rate, state.step)
         return value
-
-    def _clip(self) -> float:
-        """Scale the gradients down where they are too large; returns what their norm was."""
-        gradients = [p.grad for p in self.learning if p.grad is not None]
-        total = nn.utils.get_total_norm(gradients)
-        norm = total.item()
-        # Not where the factor would be 1: it is a pass over all of them.
-        if 0 < self.params.gradient_clip < norm + 1e-6:
-            nn.utils.clip_grads_with_norm_(self.learning, self.params.gradient_clip, total)
-        return norm
 
     def _admit(self, loss: float, norm: float) -> None:
         """Raises `Diverged` rather than take a step with a loss or gradients that are not finite.
@@ -304,22 +291,6 @@ class PhaseRun:
         total, right = self.ranks.total(total, right)
         return total / len(targets), right / len(targets)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        groups = []
-        for name in [n for n in self.network.names if n in self.learned]:
-            module = self.network.modules[self.network.index(name)]
-            own = [p for p in module.parameters() if p.requires_grad]
-            # Decay shrinks what multiplies inputs; norms and biases only shift and scale.
-            for decay, chosen in (
-                (self.params.weight_decay, [p for p in own if p.ndim > 1]),
-                (0.0, [p for p in own if p.ndim <= 1]),
-            ):
-                if chosen:
-                    rate = self.phase.learning_rates[name]
-                    groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
-        fused = self.compute.device.type in ("cuda", "cpu")
-        return torch.optim.AdamW(groups, lr=self.rate, fused=fused)
-
     def _set_rates(self) -> float:
         """Set each group's rate for this step; returns the head's."""
         factor = schedule.factor(
@@ -343,13 +314,7 @@ class PhaseRun:
         found, self.trainer.restored = self.trainer.restored, None
         if found is None or not self.state.phase_step:
             return
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in checkpoint.under(found.tensors, "opt/").items():
-            i, name = key.split("/")
-            slots.setdefault(int(i), {})[name] = value
-        state = self.optimizer.state_dict()
-        state["state"] = {i: _laid_out(slots[i], p) for i, p in enumerate(self.learning)}
-        self.optimizer.load_state_dict(state)
+        optimizer.load(self.optimizer, checkpoint.under(found.tensors, "opt/"))
         self.scaler.load_state_dict(found.values["scaler"])
         if self.average is not None:
             self.average.load(checkpoint.under(found.tensors, "ema/"))
@@ -377,15 +342,6 @@ class PhaseRun:
     def _point(self, key: str, value: float, step: int) -> None:
         now = int(time.time() * 1000)
         self.state.points.append({"key": key, "value": value, "step": step, "timestamp_ms": now})
-
-
-def _laid_out(slot: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
-    """Moments with the memory layout of their parameter, which fused optimizers take for granted;
-    a checkpoint holds all tensors row by row."""
-    return {
-        key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-        for key, value in slot.items()
-    }
 
 
 def _seed(*parts: object) -> int:
