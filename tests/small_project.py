@@ -104,15 +104,16 @@ def call(
     )
 
 
-def succeed(folder: Path, *command: str, **variables: str) -> str:
-    done = call(folder, *command, **variables)
+def succeed(folder: Path, *command: str, limit: float = 180, **variables: str) -> str:
+    done = call(folder, *command, limit=limit, **variables)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}\n{last_log(folder)}"
     return done.stdout
 
 
-def run(project: Project, *options: str, **variables: str) -> dict[str, Any]:
+def run(project: Project, *options: str, limit: float = 180, **variables: str) -> dict[str, Any]:
     """`thawline run` that must succeed; its summary, with `states`: stage → state."""
-    result = json.loads(succeed(project.root, "thawline", "run", "--json", *options, **variables))
+    command = ("thawline", "run", "--json", *options)
+    result = json.loads(succeed(project.root, *command, limit=limit, **variables))
     return {**result, "states": {s["stage"]: s["state"] for s in result["stages"]}}
 
 

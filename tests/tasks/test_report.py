@@ -132,12 +132,15 @@ def test_no_python_is_shown_and_what_was_left_out_is_a_table(page: Page) -> None
         assert told in page.text
 
 
-def test_the_browser_writes_the_names_beside_the_preview(project: Project, page: Page) -> None:
+def test_the_browser_writes_the_names_beside_the_preview(
+    project: Project, source: str, page: Page
+) -> None:
     tags = [(tag, a.get("class"), a.get("title")) for tag, a in page.elements]
     begun = tags.index(("div", "preview", None))
     shown = tags[begun : tags.index(("img", None, None), begun)]
     assert [title for _, kind, title in shown if kind == "row"] == CLASSES
     assert len([kind for _, kind, _ in shown if kind == "column"]) == 5
+    assert '<span dir="auto">衬衫</span>' in source[source.index('class="preview"') :]
     (project.augment / "preview.json").rename(project.augment / "away.json")
     assert 'class="preview"' not in report.render(project, evaluated.parameters())
     (project.augment / "away.json").rename(project.augment / "preview.json")
