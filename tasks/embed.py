@@ -109,7 +109,8 @@ def _chain(
 
     example = compute.send(examples.batch(rows[:1], 0))
     try:
-        return chain(backbone.model, backbone.head, example)
+        with compute.autocast():
+            return chain(backbone.model, backbone.head, example)
     except ThawlineError as error:
         raise ThawlineError(f"{backbone.name}: {error}") from error
     except Exception as error:  # networks state a wrong input size in their own ways

@@ -166,6 +166,12 @@ class Layer:
     flops: int  # multiply-adds of one example's forward pass
     output_bytes: int  # of one example's output, in 2-byte floats
     width: int = 0  # of one example's output, pooled; 0: a record from before it was noted
+    item_bytes: int = 2  # of one number of that output in the precision of `embed`
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of one example's output, as it is kept."""
+        return self.output_bytes // 2 * self.item_bytes
 
 
 @dataclass(frozen=True)

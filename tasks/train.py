@@ -117,10 +117,7 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,
-        versions={
-            name: importlib.metadata.version(name)
-            for name in ("thawline", "torch", "torchvision", "timm")
-        },
+        versions={"thawline": importlib.metadata.version("thawline"), **versions.libraries()},
     )
 
 
@@ -158,7 +155,7 @@ def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) 
             "device": compute.device.type,
             "devices": ranks.size,
             "precision": compute.precision,
-            "torch": importlib.metadata.version("torch"),
+            "libraries": versions.libraries(),
             "batch_size": params.embed.batch_size,
             "version": versions.VERSIONS["train"],
         }

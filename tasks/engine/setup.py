@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import tasks.problems
-from tasks import files, plugins
+from tasks import files, plugins, versions
 from tasks.engine import heads, low_rank, multi_layer, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
@@ -284,7 +284,7 @@ class Setup:
                 "data": self.digest,
                 "reading": reading,
                 "threads": self.params.threads,
-                "torch": torch.__version__,
+                "libraries": versions.libraries(),
             },
         )
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks import augment, embed, freeze, race, select
+from tasks import augment, embed, freeze, race, select, versions
+from tasks.engine import view_cache
 from tasks.engine.feeds import Kept
 from tasks.engine.setup import Setup
 from tasks.freeze import epochs_of
@@ -128,6 +129,40 @@ def test_a_race_decodes_the_images_of_a_view_once(project: Project) -> None:
     standings = race.run(setup, entrants)
     assert [row["name"] for row in standings] == [plan.thaw_line for plan in plans]
     assert counted.asked == 2 * TRAIN + VALIDATION
+    assert not len(view_cache._mapped)  # so none of its views is in the way of another
+
+
+def test_a_race_keeps_to_the_budget(project: Project) -> None:
+    params = settings(freeze={"cache": "on", "cache_gigabytes": 1e-6})
+    setup = made(project, params)
+    race.run(setup, [race.Entrant("only", setup.plan, TrainParams(epochs=1, batch_size=6))])
+    assert not list(setup.cache.folder.iterdir())
+
+
+def test_plain_views_depend_on_no_augmentation(project: Project) -> None:
+    frozen = {"cache": "on", "thaw_fraction": 0.2}
+    views(made(project, settings(freeze=frozen)), 0)
+    setup = made(project, settings(freeze=frozen))
+    setup.policy = replace(setup.policy, seed=9, transforms=setup.policy.transforms[1:])
+    counted = Counted(setup)
+    views(setup, 0)
+    assert counted.asked == 2 * TRAIN
+    setup = made(project, settings(freeze=frozen))
+    setup.policy = replace(setup.policy, resize="pad")
+    counted = Counted(setup)
+    views(setup, 0)
+    assert counted.asked == 2 * TRAIN + VALIDATION
+
+
+def test_another_version_of_torchvision_finds_no_views(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views(made(project, settings()), 0)
+    installed = versions.libraries()
+    setup = made(project, settings())
+    monkeypatch.setattr(versions, "libraries", lambda: {**installed, "torchvision": "0.0"})
+    views(setup, 0)
+    assert setup.account.computed == 3
 
 
 def test_the_old_predictions_start_from_the_thaw_line(project: Project) -> None:
