@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks import augment, embed, freeze, race, select, versions
+from tasks import augment, embed, files, freeze, race, select, versions
 from tasks.engine import view_cache
-from tasks.engine.feeds import Kept
+from tasks.engine.feeds import Kept, Refreshed
 from tasks.engine.setup import Setup
 from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
@@ -137,6 +137,31 @@ def test_a_race_keeps_to_the_budget(project: Project) -> None:
     setup = made(project, params)
     race.run(setup, [race.Entrant("only", setup.plan, TrainParams(epochs=1, batch_size=6))])
     assert not list(setup.cache.folder.iterdir())
+
+
+def test_each_refreshed_view_is_charged_once(project: Project) -> None:
+    frozen = {"cache": "on", "thaw_fraction": 0.2}
+
+    def pass_over(setup: Setup) -> None:
+        """What init_head, three epochs and the walk back to the start ask for."""
+        setup.policy = replace(setup.policy, refresh_epochs=1)
+        feed = setup.data(0).train
+        assert isinstance(feed, Refreshed)
+        for epoch in (0, 0, 1, 2, 0):
+            assert len(list(feed.batches([np.arange(4)], epoch))) == 1
+
+    computing, sparing = (made(project, settings(freeze=frozen), epochs=3) for _ in range(2))
+    pass_over(computing)
+    pass_over(sparing)
+    cost = {
+        len(np.load(path, mmap_mode="r")): files.read_json(path.with_suffix(".json"))["seconds"]
+        for path in sparing.cache.folder.glob("*.npy")
+    }
+    marks = [files.read_json(mark)["seconds"] for mark in sparing.cache.folder.glob("*.json")]
+    assert len(marks) == 3 + 1
+    assert sparing.account.spared and not computing.account.spared
+    assert sparing.account.seconds == pytest.approx(sum(marks))
+    assert computing.account.seconds == cost[VALIDATION]  # a step's own clock has the others
 
 
 def test_plain_views_depend_on_no_augmentation(project: Project) -> None:
