@@ -335,6 +335,11 @@ class TrainRun:
     precision: str
     threads: int
     versions: dict[str, str]
+    prefix_computed: int = 0  # views of the frozen prefix that no cache had
+    prefix_found: int = 0  # and those that one had
+    prefix_bytes: int = 0  # of all of them, as kept on disk
+    # Thaw line → relative error, against float32, of what is kept there in a lower precision.
+    prefix_errors: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> TrainRun:

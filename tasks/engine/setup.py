@@ -173,6 +173,15 @@ class Setup:
             )
         return self._data[index]
 
+    def note_error(self, index: int) -> None:
+        """Note how far the precision is off where a phase's inputs are kept, if it may be."""
+        line = self._line(self.plan.phases[index])
+        rounded = self.compute.dtype != torch.float32
+        if rounded and self.plan.cache and line > 0 and not self.ranks.rank:
+            prefix = self._prefix(self.network, line)
+            error = prefix.error(self.rows["train"], self._views("train", index)[0])
+            self.account.errors[self.network.names[line]] = error
+
     def init_head(self) -> tuple[float, float]:
         """Start a linear head in closed form, but for rows that are kept, and choose the features
         that a head on many layers reads; returns the seconds and CPU seconds that took.

@@ -113,6 +113,8 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "5.27\u202fMiB",
         "embed@resnet18",
         "charged here although a cache spared it",
+        "128\u202fMiB of scratch: 1 view computed, 4 found there",
+        "In bfloat16, the inputs of features.12 differ by 0.41% from those in float32.",
         "resumed from step 96 of 640",
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],
