@@ -26,7 +26,7 @@ from tasks.records import Embedding, Layer, Project, ViewPolicy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from tasks.engine.device import Compute
     from tasks.engine.split import Chain
@@ -121,7 +121,8 @@ def _chain(
 
     example = compute.send(examples.batch(rows[:1], 0))
     try:
-        return chain(backbone.model, backbone.head, example)
+        with compute.autocast():
+            return chain(backbone.model, backbone.head, example)
     except ThawlineError as error:
         raise ThawlineError(f"{backbone.name}: {error}") from error
     except Exception as error:  # networks state a wrong input size in their own ways
@@ -144,20 +145,25 @@ def _embed(
     """Write the pooled output after each of `stops` layers, for all rows, batch by batch."""
     import torch
 
+    from tasks.engine.ahead import ahead
     from tasks.engine.pooling import Pool
 
     parts: list[nn.Module] = [chain.part(a, b).eval() for a, b in pairwise([0, *stops])]
     pool = Pool()
     arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
+
+    def inputs(start: int) -> Tensor:
+        return examples.batch(rows[start : start + batch_size], 0)
+
+    starts = range(0, len(rows), batch_size)
     with (
         contextlib.ExitStack() as stack,
         torch.inference_mode(),
         progress(f"embedding with {paths[0].parent.name}", len(rows)) as advance,
     ):
         temporaries = [stack.enter_context(files.atomic(path)) for path in paths]
-        for start in range(0, len(rows), batch_size):
-            chosen = rows[start : start + batch_size]
-            values, pooled = compute.send(examples.batch(chosen, 0)), []
+        for start, images in zip(starts, ahead(inputs, starts), strict=True):
+            values, pooled = compute.send(images), []
             with compute.autocast():
                 for part in parts:
                     values = part(values)
@@ -171,6 +177,6 @@ def _embed(
                     files.reserve(path)
             for array, x in zip(arrays, pooled, strict=True):
                 array[start : start + len(x)] = x
-            advance(len(chosen))
+            advance(len(images))
         for array in arrays:
             array.flush()

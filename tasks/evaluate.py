@@ -286,8 +286,9 @@ def _write_metrics(project: Project, params: Params, seconds: float) -> None:
     for baseline in evaluation["baselines"]:
         for name in ("accuracy", "balanced_accuracy", "macro_f1"):
             flat[f"baseline.{baseline['name']}.{name}"] = baseline[name]["value"]
-    for name in ("seconds", "cpu_seconds", "prefix_seconds", "peak_anonymous_mb"):
+    for name in ("seconds", "cpu_seconds", "prefix_seconds", "prefix_bytes", "peak_anonymous_mb"):
         flat[f"train.{name}"] = getattr(trained, name)
+    flat["train.prefix_error"] = max(trained.prefix_errors.values(), default=0.0)
     flat |= evaluation["retention"]["figures"]
     before = costs.total_seconds(costs.before_evaluate(project, params))
     flat["run.seconds"] = round(before + seconds, 2)

@@ -13,8 +13,8 @@ from tasks.errors import ThawlineError
 from tasks.params import FreezeParams, Params, TrainParams
 from tasks.records import Layer, Phase, Project, Reading, Selection, ThawPlan, ViewPolicy
 
-# Below so many multiply-adds for each byte at the thaw line, reading the kept byte back takes
-# longer than computing it: early layers of large maps.
+# Below so many multiply-adds for each byte at the thaw line (in 2-byte floats: others cost more to
+# compute, too), reading it back takes longer than computing it: early layers of large maps.
 LEAST_FLOPS_A_BYTE = 20
 EVERY_EPOCH = "the frozen part is computed every epoch"
 
@@ -154,7 +154,8 @@ def _seen(layers: Sequence[Layer], reading: Reading | None) -> Sequence[Layer]:
     if reading is None:
         return layers
     *below, top, head = layers
-    return [*below, replace(top, output_bytes=2 * reading.width), head]
+    item_bytes = max(layer.item_bytes for layer in layers if layer.name in reading.layers)
+    return [*below, replace(top, output_bytes=2 * reading.width, item_bytes=item_bytes), head]
 
 
 def _told(reading: Reading | None) -> str:
@@ -206,7 +207,7 @@ def _cache(
     views = (policy.views if policy.transforms else 0) + 1
     bytes_a_view = sum(top.output_bytes for top, _ in kept)
     flops = sum(layer.flops for _, below in kept for layer in below)
-    size = bytes_a_view * examples * views
+    size = sum(top.kept_bytes for top, _ in kept) * examples * views
     shown = f"{size / 2**20:,.0f} MiB"
     if params.cache == "off":
         return False, f"{EVERY_EPOCH}, as freeze.cache is off", size

@@ -42,6 +42,7 @@ def run(setup: Setup, entrants: Sequence[Entrant]) -> list[dict[str, Any]]:
         standings.append(_standing(setup, entrant))
         setup.network.load(before)
     standings.reverse()
+    setup.cache.close()
     if all(row["validation_loss"] is None for row in standings):
         raise Diverged(
             "every training in the race ended with a loss that is not finite; lower "

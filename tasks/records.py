@@ -167,6 +167,12 @@ class Layer:
     flops: int  # multiply-adds of one example's forward pass
     output_bytes: int  # of one example's output, in 2-byte floats
     width: int = 0  # of one example's output, pooled; 0: a record from before it was noted
+    item_bytes: int = 2  # of one number of that output in the precision of `embed`
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of one example's output, as it is kept."""
+        return self.output_bytes // 2 * self.item_bytes
 
 
 @dataclass(frozen=True)
@@ -332,6 +338,11 @@ class TrainRun:
     versions: dict[str, str]
     # Seconds of the steps by what they did: what bounds the speed.
     spent: dict[str, float] = field(default_factory=dict)
+    prefix_computed: int = 0  # views of the frozen prefix that no cache had
+    prefix_found: int = 0  # and those that one had
+    prefix_bytes: int = 0  # of all of them, as kept on disk
+    # Thaw line → relative error, against float32, of what is kept there in a lower precision.
+    prefix_errors: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> TrainRun:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.engine.loop import Trainer
     from tasks.engine.parallel import Ranks
     from tasks.engine.setup import Setup
-    from tasks.engine.state import State
+    from tasks.engine.state import PhaseData, State
 
 KEPT_TRAININGS = 3  # folders of checkpoints of earlier trainings that stay in scratch
 
@@ -79,7 +79,12 @@ def _fit(setup: Setup, trainer: Trainer) -> State:
     """Train, or go on from a checkpoint; from here on the first process is alone."""
     if not trainer.restore():
         trainer.state.seconds, trainer.state.cpu_seconds = setup.init_head()
-    state = trainer.fit(setup.data)
+
+    def data(index: int) -> PhaseData:
+        setup.note_error(index)
+        return setup.data(index)
+
+    state = trainer.fit(data)
     setup.ranks = setup.ranks.end()
     return state
 
@@ -113,15 +118,16 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         cpu_seconds=round(state.cpu_seconds + setup.account.cpu_seconds, 2),
         prefix_seconds=round(setup.account.seconds, 2),
         prefix_cached=setup.account.spared,
+        prefix_computed=setup.account.computed,
+        prefix_found=setup.account.found,
+        prefix_bytes=sum(setup.account.sizes.values()),
+        prefix_errors={line: round(e, 6) for line, e in setup.account.errors.items()},
         peak_anonymous_mb=peak,
         spent={what: round(seconds, 2) for what, seconds in state.spent.items()},
         device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,
-        versions={
-            name: importlib.metadata.version(name)
-            for name in ("thawline", "torch", "torchvision", "timm")
-        },
+        versions={"thawline": importlib.metadata.version("thawline"), **versions.libraries()},
     )
 
 
@@ -159,7 +165,7 @@ def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) 
             "device": compute.device.type,
             "devices": ranks.size,
             "precision": compute.precision,
-            "torch": importlib.metadata.version("torch"),
+            "libraries": versions.libraries(),
             "batch_size": params.embed.batch_size,
             "version": versions.VERSIONS["train"],
         }

@@ -6,6 +6,7 @@ stages depend, follows at the next `thawline run`, so that DVC reruns just what 
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 from pathlib import Path
 
@@ -17,7 +18,7 @@ CODE_FILE = "code.yaml"
 VERSIONS = {
     "prepare": 1,
     "augment": 4,
-    "embed": 2,
+    "embed": 3,
     "select": 2,
     "freeze": 4,
     "tune": 4,
@@ -30,6 +31,11 @@ HEADER = """\
 # The version of each stage's code. Thawline raises one when a change of code changes results, so
 # that DVC reruns just that stage and what follows; `thawline run` keeps this file up to date.
 """
+
+
+def libraries() -> dict[str, str]:
+    """The installed versions of the libraries that images and networks are computed with."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")}
 
 
 def recorded(root: Path) -> dict[str, int]:

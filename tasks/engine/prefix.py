@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from tasks import files
@@ -73,6 +74,14 @@ class Prefix:
         """The output for a batch at the line `start`, on the compute device."""
         return self.compute.forward(nn.Sequential(*self.modules[start:]), self.compute.send(inputs))
 
+    def error(self, rows: Rows, view: int) -> float:
+        """How far the precision is off: the relative error of a batch against the same layers in
+        float32, as the device computes that (a GPU's convolutions in TF32)."""
+        inputs = self.examples.batch(rows[: self.batch_size], view)
+        exact = replace(self.compute, dtype=torch.float32)
+        kept, wanted = self.run(inputs).float(), replace(self, compute=exact).run(inputs)
+        return float((kept - wanted).norm() / wanted.norm().clamp_min(1e-12))
+
     def _batches(
         self, rows: Rows, view: int, start: int, lower: View | None, go: Advance
     ) -> Iterator[Tensor]:
@@ -118,12 +127,18 @@ class Account:
     cpu_seconds: float = 0.0
     computed: int = 0  # views that no cache had
     sizes: dict[str, int] = field(default_factory=dict)  # of the views used, in bytes
+    errors: dict[str, float] = field(default_factory=dict)  # thaw line → of what is kept there
     _charged: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     @property
     def spared(self) -> bool:
         """Whether a cache had all that there is to charge."""
         return self.seconds > 0 and not self.computed
+
+    @property
+    def found(self) -> int:
+        """Views used that a cache had."""
+        return max(0, len(self.sizes) - self.computed)
 
     def charge(self, split: str, view: int, kept: View, paid: bool = False) -> None:
         """Charge what was not charged before, but for what is `paid` on another clock."""

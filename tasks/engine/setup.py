@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
-from tasks import files, plugins
+from tasks import files, plugins, versions
 from tasks.engine import depthwise, heads, low_rank, multi_layer, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
@@ -175,6 +175,15 @@ class Setup:
             )
         return self._data[index]
 
+    def note_error(self, index: int) -> None:
+        """Note how far the precision is off where a phase's inputs are kept, if it may be."""
+        line = self._line(self.plan.phases[index])
+        rounded = self.compute.dtype != torch.float32
+        if rounded and self.plan.cache and line > 0 and not self.ranks.rank:
+            prefix = self._prefix(self.network, line)
+            error = prefix.error(self.rows["train"], self._views("train", index)[0])
+            self.account.errors[self.network.names[line]] = error
+
     def init_head(self) -> tuple[float, float]:
         """Start a linear head in closed form, but for rows that are kept, and choose the features
         that a head on many layers reads; returns the seconds and CPU seconds that took.
@@ -289,7 +298,7 @@ class Setup:
                 "data": self.digest,
                 "reading": reading,
                 "threads": self.params.threads,
-                "torch": torch.__version__,
+                "libraries": versions.libraries(),
             },
         )
 

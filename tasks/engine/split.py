@@ -54,6 +54,8 @@ class Chain:
 def chain(model: nn.Module, head: str, example: Tensor) -> Chain:
     """Cut `model` into layers; `head` is the module path of its head, `example` one input batch.
 
+    Within autocast, the layers' `item_bytes` are those of its precision.
+
     Raises `ThawlineError` when the network cannot be traced.
     """
     graph, boundaries, names = cut(model, head)
@@ -94,6 +96,7 @@ def _layer(name: str, module: nn.Module, flops: int, output: Tensor) -> Layer:
         flops=flops,
         output_bytes=2 * output[0].numel(),
         width=Pool()(output).shape[1],
+        item_bytes=output.element_size(),
     )
 
 

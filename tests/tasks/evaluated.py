@@ -194,8 +194,10 @@ def _training(project: Project) -> None:
         best_epoch=7, stopped_early=False, frozen_before=frozen, frozen_after=dict(frozen),
         seconds=41.2, cpu_seconds=78.9, prefix_seconds=18.4, prefix_cached=True,
         spent={"inputs": 1.2, "gradients": 17.5},
-        peak_anonymous_mb=612.5, device="cpu", precision="float32", threads=2,
+        peak_anonymous_mb=612.5, device="cpu", precision="bfloat16", threads=2,
         versions={"torch": "2.14.1", "torchvision": "0.29.1"},
+        prefix_computed=1, prefix_found=4, prefix_bytes=2**27,
+        prefix_errors={"features.12": 0.0041},
     ).write(project.train / "run.json")  # fmt: skip
     Retention(
         knowledge=Knowledge(120, 0.325, 1.71, 0.75, 0.775, 0.41),

@@ -55,6 +55,7 @@ def test_the_record_says_what_the_backbone_is(project: Project) -> None:
     # Its authors count 300 million multiply-adds at 224 pixels; here it is 64.
     flops = sum(layer.flops for layer in found.layers[:-1])
     assert flops == pytest.approx(300e6 * (64 / 224) ** 2, rel=0.01)
+    assert {layer.item_bytes for layer in found.layers} == {4}  # float32
 
 
 def test_three_depths_at_about_half_three_quarters_and_all_of_the_compute(project: Project) -> None:

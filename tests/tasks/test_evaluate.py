@@ -160,6 +160,7 @@ def test_metrics_are_those_of_the_predictions(project: Project, predictions: pd.
     )
     for name in names.split():
         assert isinstance(metrics[name], float), name
+    assert metrics["train.prefix_bytes"] == metrics["train.prefix_error"] == 0  # not recorded here
 
 
 def test_the_probe_sees_test_features_as_embed_would_have_made_them(project: Project) -> None:

@@ -99,6 +99,14 @@ def test_without_augmentation_one_view_is_kept() -> None:
     assert plan(policy, strategy="head_only").cache_bytes == LAYERS[5].output_bytes * 100
 
 
+def test_float32_takes_twice_the_bytes() -> None:
+    layers = [replace(layer, item_bytes=4) for layer in LAYERS]
+    made = freeze.make(
+        replace(SELECTION, layers=layers), FreezeParams(strategy="head_only"), POLICY
+    )
+    assert made.cache_bytes == 2 * plan(strategy="head_only").cache_bytes
+
+
 def test_all_says_that_nothing_can_be_kept() -> None:
     made = plan(strategy="all")
     assert not made.cache and made.cache_bytes == 0 and made.frozen_share == 0

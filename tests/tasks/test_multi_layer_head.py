@@ -90,8 +90,8 @@ def test_the_plan_says_what_the_head_reads(embedded: Project) -> None:
     assert plan.reading.width == sum(layer.width for layer in below) > 1280
     assert plan.reading.kept == round(plan.reading.width / 4)
     assert plan.thaw_line == "head" and plan.cache
-    # Two augmented views and the plain one, in two bytes a feature.
-    assert plan.cache_bytes == 2 * plan.reading.width * selection.examples * 3
+    # Two augmented views and the plain one, in float32.
+    assert plan.cache_bytes == 4 * plan.reading.width * selection.examples * 3
     assert f"{plan.reading.kept:,} of the {plan.reading.width:,} pooled features" in plan.why
     rows = flows.plan.layers(plan)
     assert [row["read"] for row in rows] == [True] * len(below) + [False]

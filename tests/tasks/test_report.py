@@ -114,6 +114,8 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "embed@resnet18",
         "charged here although a cache spared it",
         "forward and backward passes 17.5\u202fs, waiting for inputs 1.2\u202fs.",
+        "128\u202fMiB of scratch: 1 view computed, 4 found there",
+        "In bfloat16, the inputs of features.12 differ by 0.41% from those in float32.",
         "resumed from step 96 of 640",
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],

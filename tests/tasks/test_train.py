@@ -171,6 +171,24 @@ def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Proje
     assert first.frozen_before == second.frozen_before
 
 
+def test_the_record_says_what_the_cache_holds_and_how_far_it_is_off(project: Project) -> None:
+    frozen = {"strategy": "gradual", "phase_epochs": 1, "cache": "on", "thaw_fraction": 0.6}
+    params = replace(settings(freeze=frozen, train={"epochs": 4}), {"precision": "bfloat16"})
+    plan, run, _ = trained(project, params)
+    assert (run.prefix_computed, run.prefix_found) == (8, 0)  # of two splits, at four lines
+    kept = [np.load(path) for path in (project.scratch / "prefix").glob("*.npy")]
+    assert run.prefix_bytes == sum(view.nbytes for view in kept if view.dtype == np.uint16)
+    lines = [next(iter(phase.learning_rates)) for phase in plan.phases]
+    assert list(run.prefix_errors) == lines
+    assert all(0 < error < 0.1 for error in run.prefix_errors.values())
+    shutil.rmtree(project.scratch / "checkpoints")
+    _, again, _ = trained(project, params)
+    assert (again.prefix_computed, again.prefix_found) == (0, 8)
+    assert again.prefix_bytes == run.prefix_bytes and again.prefix_errors == run.prefix_errors
+    _, exact, _ = trained(project, settings())
+    assert not exact.prefix_errors and exact.prefix_bytes
+
+
 def test_the_cache_keeps_to_its_budget(project: Project) -> None:
     trained(project, settings(freeze={"cache_gigabytes": 1e-6, "cache": "on"}))
     assert not list((project.scratch / "prefix").glob("*.npy"))

@@ -128,6 +128,14 @@ def test_lower_lines_are_kept_on_the_way(tmp_path: Path) -> None:
     assert not made.keep(ROWS, 1, on_the_way=[1, 2]).computed
 
 
+def test_the_error_is_that_of_the_precision(tmp_path: Path) -> None:
+    assert prefix(tmp_path).error(ROWS, 1) == 0
+    rough, exact = prefix(tmp_path, torch.bfloat16), prefix(tmp_path)
+    kept, wanted = (made.keep(ROWS[:8], 1).values.double() for made in (rough, exact))
+    off = float((kept - wanted).norm() / wanted.norm())
+    assert rough.error(ROWS, 1) == pytest.approx(off, rel=1e-3) and 1e-4 < off < 0.05
+
+
 def test_an_account_charges_the_way_up_once() -> None:
     account = Account()
 
@@ -141,7 +149,7 @@ def test_an_account_charges_the_way_up_once() -> None:
     account.charge("train", 2, view("second", 5.0, computed=0))
     account.charge("validation", 0, view("plain", 1.0))
     assert (account.seconds, account.cpu_seconds) == (6.0, 12.0)
-    assert account.computed == 3 and not account.spared
+    assert (account.computed, account.found) == (3, 1) and not account.spared
     assert account.sizes == {"head": 12, "lower": 12, "second": 12, "plain": 12}
 
 

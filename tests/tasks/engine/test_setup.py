@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks import augment, embed, freeze, race, select
-from tasks.engine.feeds import Kept
+from tasks import augment, embed, files, freeze, race, select, versions
+from tasks.engine import view_cache
+from tasks.engine.feeds import Kept, Refreshed
 from tasks.engine.setup import Setup
 from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
@@ -128,6 +129,65 @@ def test_a_race_decodes_the_images_of_a_view_once(project: Project) -> None:
     standings = race.run(setup, entrants)
     assert [row["name"] for row in standings] == [plan.thaw_line for plan in plans]
     assert counted.asked == 2 * TRAIN + VALIDATION
+    assert not len(view_cache._mapped)  # so none of its views is in the way of another
+
+
+def test_a_race_keeps_to_the_budget(project: Project) -> None:
+    params = settings(freeze={"cache": "on", "cache_gigabytes": 1e-6})
+    setup = made(project, params)
+    race.run(setup, [race.Entrant("only", setup.plan, TrainParams(epochs=1, batch_size=6))])
+    assert not list(setup.cache.folder.iterdir())
+
+
+def test_each_refreshed_view_is_charged_once(project: Project) -> None:
+    frozen = {"cache": "on", "thaw_fraction": 0.2}
+
+    def pass_over(setup: Setup) -> None:
+        """What init_head, three epochs and the walk back to the start ask for."""
+        setup.policy = replace(setup.policy, refresh_epochs=1)
+        feed = setup.data(0).train
+        assert isinstance(feed, Refreshed)
+        for epoch in (0, 0, 1, 2, 0):
+            assert len(list(feed.batches([np.arange(4)], epoch))) == 1
+
+    computing, sparing = (made(project, settings(freeze=frozen), epochs=3) for _ in range(2))
+    pass_over(computing)
+    pass_over(sparing)
+    cost = {
+        len(np.load(path, mmap_mode="r")): files.read_json(path.with_suffix(".json"))["seconds"]
+        for path in sparing.cache.folder.glob("*.npy")
+    }
+    marks = [files.read_json(mark)["seconds"] for mark in sparing.cache.folder.glob("*.json")]
+    assert len(marks) == 3 + 1
+    assert sparing.account.spared and not computing.account.spared
+    assert sparing.account.seconds == pytest.approx(sum(marks))
+    assert computing.account.seconds == cost[VALIDATION]  # a step's own clock has the others
+
+
+def test_plain_views_depend_on_no_augmentation(project: Project) -> None:
+    frozen = {"cache": "on", "thaw_fraction": 0.2}
+    views(made(project, settings(freeze=frozen)), 0)
+    setup = made(project, settings(freeze=frozen))
+    setup.policy = replace(setup.policy, seed=9, transforms=setup.policy.transforms[1:])
+    counted = Counted(setup)
+    views(setup, 0)
+    assert counted.asked == 2 * TRAIN
+    setup = made(project, settings(freeze=frozen))
+    setup.policy = replace(setup.policy, resize="pad")
+    counted = Counted(setup)
+    views(setup, 0)
+    assert counted.asked == 2 * TRAIN + VALIDATION
+
+
+def test_another_version_of_torchvision_finds_no_views(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views(made(project, settings()), 0)
+    installed = versions.libraries()
+    setup = made(project, settings())
+    monkeypatch.setattr(versions, "libraries", lambda: {**installed, "torchvision": "0.0"})
+    views(setup, 0)
+    assert setup.account.computed == 3
 
 
 def test_the_old_predictions_start_from_the_thaw_line(project: Project) -> None:

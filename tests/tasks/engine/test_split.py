@@ -77,6 +77,15 @@ def test_cutting_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_the_bytes_of_a_number_are_those_of_the_precision() -> None:
+    model, image = build("resnet18"), torch.randn(1, 3, 64, 64)
+    assert {layer.item_bytes for layer in chain(model, "fc", image).layers} == {4}
+    with torch.autocast("cpu", torch.bfloat16):
+        layers = chain(model, "fc", image).layers
+    assert {layer.item_bytes for layer in layers} == {2}
+    assert layers[0].kept_bytes == layers[0].output_bytes
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
