@@ -110,9 +110,11 @@ class PhaseRun:
         whole = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
         batches = self.ranks.columns(whole)
         clock, cpu = time.perf_counter(), cpu_seconds()
-        befores = self.old.train.batches(batches, epoch) if self.old else repeat(None, len(batches))
+        old_outputs = (
+            self.old.train.batches(batches, epoch) if self.old else repeat(None, len(batches))
+        )
         inputs_of = self._timed("inputs", self.data.train.batches(batches, epoch))
-        for inputs, before, chosen in zip(inputs_of, befores, batches, strict=True):
+        for inputs, before, chosen in zip(inputs_of, old_outputs, batches, strict=True):
             loss = self._step(inputs, self.data.train_targets[torch.from_numpy(chosen)], before)
             go(1, loss=loss)
             last = self.state.phase_step % self.steps_an_epoch == 0
@@ -202,8 +204,10 @@ class PhaseRun:
         inputs, targets, before = self.objective.mixed(inputs, targets, before)
         total = 0.0
         size = self.micro_batch
-        befores = repeat(None) if before is None else torch.split(before, size)
-        parts = zip(torch.split(inputs, size), torch.split(targets, size), befores, strict=False)
+        old_outputs = repeat(None) if before is None else torch.split(before, size)
+        parts = zip(
+            torch.split(inputs, size), torch.split(targets, size), old_outputs, strict=False
+        )
         for part, wanted, kept in parts:
             loss = self._loss(part, wanted, kept) * (len(part) / self.batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
