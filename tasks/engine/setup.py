@@ -128,13 +128,7 @@ class Setup:
 
     def racing(self, plan: ThawPlan, settings: TrainParams) -> Setup:
         """The same network and data for another plan and recipe."""
-        return replace(
-            self,
-            plan=plan,
-            settings=settings,
-            account=Account(),
-            _data={},
-        )
+        return replace(self, plan=plan, settings=settings, account=Account(), _data={})
 
     @property
     def cache(self) -> ViewCache:
@@ -244,7 +238,7 @@ class Setup:
             return prefix.keep(rows, view, self._on_the_way(split, prefix, index, view))
 
         if views[-1] > self.policy.views:
-            later = partial(self._charged, split, keep, on_the_clock=True)  # of a step
+            later = partial(self._charged, split, keep, on_the_clock=True)
             return Refreshed(later, self.policy.at, self.compute)
         self._deal(keep, views)
         kept = [self._charged(split, keep, view) for view in views]
@@ -253,6 +247,7 @@ class Setup:
     def _charged(
         self, split: str, keep: Callable[[int], View], view: int, on_the_clock: bool = False
     ) -> Tensor:
+        """A kept view, charged; `on_the_clock`: of a step, which measures what it computes."""
         dealt = self._deal(keep, [view]) if on_the_clock else 0
         kept = keep(view)
         paid = on_the_clock and bool(kept.computed or dealt)
