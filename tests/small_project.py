@@ -30,7 +30,6 @@ SETTINGS = [
     "threads=1",
     "augment.image_size=64",
     "augment.views=2",
-    "select.backbone=mobilenet_v2",  # of the two default ones
     "train.epochs=4",
     "train.batch_size=8",
     "evaluate.bootstrap=200",

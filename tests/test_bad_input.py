@@ -2,7 +2,7 @@
 
 Mistakes that concern one module only are tested beside it. Elsewhere: two runs at once
 (`tests/flows/test_run.py`), a folder that is no project (`tests/flows/test_cli.py`), empty or small
-data (`tests/flows/test_new.py`).
+data (`tests/flows/test_new.py`), an alias that somebody else moved (`tests/test_main_job.py`).
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     folder = tmp_path_factory.mktemp("main_job")
     data, grown = small.draw(folder)
     project = small.new(folder / "衣服 project", data)
+    params_file.set_values(project.root, [f"select.backbone={BACKBONES[0]}"])
     guard = small.guarded(folder / "guard")
     shown = succeed(project.root, "thawline", "run", TORCH_HOME=str(folder / "none"), **guard)
     succeed(project.root, "dvc", "remote", "add", "--default", "store", str(folder / "remote"))

@@ -181,14 +181,14 @@ def test_a_failure_reaches_the_terminal_and_what_follows_is_not_run(
     deps: [outputs/thaw_plan.json]
     outs: [out/after.txt]
 """
-    params = PARAMS + "freeze:\n  strategy: nosuch\n"
+    params = PARAMS + "freeze:\n  strategy: pattern\n  layers: [nosuch]\n"
     project = make_project(tmp_path / "project", DVC + failing, params)
     from tests.flows.test_stage import prepare_freeze
 
     prepare_freeze(project)
     done = thawline(project, "run", env=server)
     assert done.returncode == 1
-    assert "nosuch" in done.stderr and "last_blocks" in done.stderr
+    assert "'nosuch' matches no layer; the layers are" in done.stderr
     assert "Traceback" not in done.stderr
     standing = board.read(project)
     assert standing is not None
