@@ -32,7 +32,13 @@ def main() -> None:
     options = _options()
     results = Results("auto", "The automatic thaw line against a sweep of depths", options.results)
     runner = Runner(
-        options.work, commit(), "", 60 * options.patience, options.threads, options.jobs
+        options.work,
+        commit(),
+        "",
+        60 * options.patience,
+        options.kept,
+        options.threads,
+        options.jobs,
     )
     values, lines = {}, []
     for name in options.data:

@@ -197,7 +197,9 @@ def main() -> None:
     results = Results("ceiling", "Training from the cache against its ceiling", options.results)
     data = peer_data.make("fashion_mnist", options.work, options.quick)
     loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
-    runner = Runner(options.work, commit(), "", 60 * options.patience, options.threads)
+    runner = Runner(
+        options.work, commit(), "", 60 * options.patience, options.kept, options.threads
+    )
     epochs = {"train.epochs": 2} if options.quick else {}
     cache = cached_against_uncached(runner, data, options.seeds, epochs)
     found = {"examples": data.describe(), "loops": loops, "cache": cache}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.results_file import RESULTS
+from benchmarks.results_file import RESULTS, RUNS
 from tasks import catalogue
 
 
@@ -26,10 +26,11 @@ def benchmark_parser(name: str, doc: str | None, seeds: int) -> argparse.Argumen
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, with `results`: where they go; quick ones stay below --work."""
+    """The options, with `results` and `kept` runs: where they go; quick ones stay below --work."""
     options = parser.parse_args()
-    options.results = RESULTS
+    options.results, options.kept = RESULTS, RUNS
     if options.quick:
         options.work = options.results = options.work / "quick"
+        options.kept = options.work / "runs"
     options.work.mkdir(parents=True, exist_ok=True)
     return options

@@ -14,8 +14,9 @@ second is then spent waiting for another thread.
 First each peer is tuned: with seed 0 every setting of its grid, the best chosen on validation (for
 fastai: the best rate for each number of epochs; longer trainings try the best of shorter ones), and
 so are Thawline's arms with a named thaw line, but neither its default nor its head alone.
-Then each chosen arm runs with every seed, all arms with one seed before the next seed begins.
-Finished runs are kept below --work and not repeated, so a stopped benchmark goes on where it was.
+Then each chosen arm runs with seeds 1, 2, …, all arms with one seed before the next seed begins.
+Finished runs are kept and not repeated, so that a stopped benchmark goes on where it was:
+Thawline's below --work, since they hold for one commit only, those of others in benchmarks/runs.
 Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
 """
 
@@ -64,6 +65,7 @@ def main() -> None:
         commit(),
         options.fastai_python,
         60 * options.patience,
+        options.kept,
         options.threads,
         options.jobs,
     )
@@ -97,7 +99,8 @@ def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str
         tuned |= _tuned(runner, data, _thaw_lines())
     # Dear ones first, so that several jobs end together.
     chosen = [*(_best(runs).arm for runs in reversed(tuned.values())), *own]
-    wanted = [(arm, seed) for seed in range(options.seeds) for arm in chosen]
+    # Other seeds than the one that all were tuned with.
+    wanted = [(arm, seed) for seed in range(1, options.seeds + 1) for arm in chosen]
     runs: dict[str, list[Run]] = {arm.label: [] for arm in (*own, *chosen)}
     for run in runner.runs(data, wanted, "comparison"):
         runs[run.arm.label].append(run)

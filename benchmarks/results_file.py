@@ -19,6 +19,7 @@ from tasks import files
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+RUNS = Path(__file__).parent / "runs"  # single runs of other libraries, by data set
 
 
 def machine() -> str:

@@ -62,6 +62,7 @@ class Runner:
     commit: str  # Thawline's, whose runs are no longer good with another
     fastai_python: str
     patience: float  # seconds to wait for a quiet machine before each run
+    kept: Path  # where runs of others lie, which do not change with Thawline
     threads: int = 2  # that each arm computes with
     jobs: int = 1  # arms at a time
     _project: threading.Lock = field(default_factory=threading.Lock)
@@ -98,7 +99,8 @@ class Runner:
         if arm.kind == "thawline":
             key |= {"commit": self.commit, "params": projects.version()}
         name = f"{arm.kind}-{files.sha256_json(key)[:12]}-seed{seed}.json"
-        return self.work / "runs" / data.name / name
+        folder = self.work / "runs" if arm.kind == "thawline" else self.kept
+        return folder / data.name / name
 
     def _measure(self, data: Data, arm: Arm, seed: int, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
