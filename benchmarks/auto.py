@@ -29,7 +29,7 @@ TENTHS = range(1, 11)
 
 
 def main() -> None:
-    options = _options()
+    options = parsed(benchmark_parser("auto", __doc__, seeds=3, data=peer_data.NAMES))
     results = Results("auto", "The automatic thaw line against a sweep of depths", options.results)
     runner = Runner(
         options.work,
@@ -106,15 +106,6 @@ def table(found: dict[str, Any]) -> list[str]:
         f"Against {found['best']}, the best depth on test: {difference} points, at "
         f"{found['cost_ratio']:.2f} of the sweep's CPU seconds.",
     ]
-
-
-def _options() -> argparse.Namespace:
-    parser = benchmark_parser("auto", __doc__, seeds=3)
-    parser.add_argument("--data", nargs="+", default=["fashion_mnist", "tuxpaint"])
-    options = parsed(parser)
-    if options.quick:
-        options.seeds, options.data = 1, options.data[:1]
-    return options
 
 
 if __name__ == "__main__":

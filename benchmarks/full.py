@@ -46,8 +46,7 @@ AIM, LIMIT = 0.94, 60  # accuracy, minutes
 
 
 def main() -> None:
-    parser = benchmark_parser("full", __doc__, seeds=1)
-    options = parsed(parser)
+    options = parsed(benchmark_parser("full", __doc__))
     results = Results("full", "All of Fashion-MNIST: accuracy against minutes", options.results)
     project = prepared(options.work, options.quick)
     rows = []

@@ -35,8 +35,7 @@ RECIPE = {"train.epochs": 2, "augment.views": 2}
 
 
 def main() -> None:
-    parser = benchmark_parser("growth", __doc__, seeds=1)
-    options = parsed(parser)
+    options = parsed(benchmark_parser("growth", __doc__))
     results = Results("growth", "Cost and memory of training, by size and depth", options.results)
     sizes = SIZES[:2] if options.quick else SIZES
     rows = []

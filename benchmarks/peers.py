@@ -244,13 +244,9 @@ def _section(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def _options() -> argparse.Namespace:
-    parser = benchmark_parser("peers", __doc__, seeds=3)
+    parser = benchmark_parser("peers", __doc__, seeds=3, data=peer_data.NAMES)
     parser.add_argument("--fastai-python", required=True, help="of the environment with fastai")
-    parser.add_argument("--data", nargs="+", default=["fashion_mnist", "tuxpaint"])
-    options = parsed(parser)
-    if options.quick:
-        options.seeds, options.data = 1, options.data[:1]
-    return options
+    return parsed(parser)
 
 
 if __name__ == "__main__":

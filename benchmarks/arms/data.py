@@ -23,6 +23,7 @@ from tasks import catalogue, files, params_file, plugins, problems
 from tasks.records import SPLITS, DataSummary, Project, ViewPolicy
 
 BACKBONE = "mobilenet_v2"
+NAMES = ("fashion_mnist", "tuxpaint")
 EVERY = {False: 1, True: 20}  # quick: every so manieth image
 COMMON = {"embed.backbones": f"[{BACKBONE}]", "select.backbone": BACKBONE}
 
