@@ -38,8 +38,8 @@ def plan(project: Project, stage: str | None = None) -> dict[str, Any]:
 
 
 def _thaw(project: Project, params: Params) -> dict[str, Any]:
-    """How the network of the last choice would thaw by the parameters as they are now: `thaw_plan`
-    and `thaw_why`; empty before there is a choice.
+    """How the network of the last choice, with its views, would thaw by the section `freeze` as it
+    is now: `thaw_plan` and `thaw_why`; empty before there is a choice.
 
     Of a strategy that must try, the last result. Raises `ThawlineError` for layers that there are
     not.

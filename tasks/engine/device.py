@@ -38,7 +38,8 @@ class Compute:
         kind of device that torch was built for, at each step."""
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.device):  # cuda:1 may not be the current one
+                torch.cuda.manual_seed(seed)
         elif self.device.type == "mps":
             torch.mps.manual_seed(seed)
 

@@ -65,7 +65,7 @@ def kept(backbone: Backbone, classes: Sequence[str]) -> Kept:
             f"train.head.init is keep, but {what}; set it to closed_form, or start from another "
             "model with: thawline start-from"
         )
-    weight, bias = linear.weight.detach(), linear.bias.detach()
+    weight, bias = linear.weight.detach().cpu(), linear.bias.detach().cpu()
     rows = list(known.values())
     return Kept(list(known), weight[rows].clone(), bias[rows].clone())
 

@@ -237,9 +237,10 @@ class PhaseRun:
         with self._spent("validation"):
             loss, accuracy = self._validate()
         if not math.isfinite(loss):
+            cure = "lower train.learning_rate" if state.epoch else "set precision to float32"
             raise Diverged(
-                f"the validation loss became {loss} in epoch {state.epoch}; lower "
-                f"train.learning_rate{self.trainer.kept()}"
+                f"the validation loss became {loss} in epoch {state.epoch}; {cure}"
+                f"{self.trainer.kept()}"
             )
         row = {
             "epoch": state.epoch,

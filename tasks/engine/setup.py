@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -176,7 +177,8 @@ class Setup:
         if rounded and self.plan.cache and line > 0 and not self.ranks.rank:
             prefix = self._prefix(self.network, line)
             error = prefix.error(self.rows["train"], self._views("train", index)[0])
-            self.account.errors[self.network.names[line]] = error
+            if math.isfinite(error):  # float16 may overflow, and the record is JSON
+                self.account.errors[self.network.names[line]] = error
 
     def init_head(self) -> tuple[float, float]:
         """Start a linear head in closed form, but for rows that are kept, and choose the features

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ _STORED_AS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32
 _SIGNED = {"bfloat16": np.int16, "float16": np.int16}
 
 # The arrays that this process has mapped: removing one would not free its blocks.
-_mapped: WeakValueDictionary[Path, npt.NDArray[Any]] = WeakValueDictionary()
+_mapped: dict[int, Path] = {}  # by the array's id, as one file may be mapped several times
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ViewCache:
     def make_room(self, needed: int = 0) -> None:
         """Drop what was used longest ago, but for what this process has mapped, until `needed`
         bytes fit in the budget."""
-        self._drop(needed, set(_mapped))
+        self._drop(needed, set(_mapped.values()))
 
     def close(self) -> None:
         """Keep to the budget, and drop what a kill left half-written; nothing may be writing."""
@@ -139,7 +139,8 @@ def _opened(file: Path, path: Path, record: dict[str, Any]) -> View:
     dtype = record["dtype"]
     # Copy-on-write, as torch warns about read-only arrays; nobody writes.
     array = np.load(file, mmap_mode="c").view(_SIGNED.get(dtype, np.float32))
-    _mapped[path] = array
+    _mapped[id(array)] = path
+    finalize(array, _mapped.pop, id(array), None)
     values = torch.from_numpy(array).view(getattr(torch, dtype))
     return View(path, values, record["order"], record["seconds"], record["cpu_seconds"])
 

@@ -48,6 +48,7 @@ def test_what_this_process_has_mapped_stays(cache: ViewCache) -> None:
     used = write(cache, "a")
     part = used.values[3:4].view(-1)
     del used
+    cache.find("a")  # a second look, which ends at once, does not end the first
     write(cache, "b")
     write(cache, "c")
     assert there(cache) == {"a", "c"}
