@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from typing import Any
 
 import tasks.thaw_strategies
-from tasks import plugins
+from tasks import plugins, race
 from tasks.errors import ThawlineError
 from tasks.params import FreezeParams, Params, TrainParams
 from tasks.records import Layer, Phase, Project, Reading, Selection, ThawPlan, ViewPolicy
@@ -24,27 +25,37 @@ def run(project: Project, params: Params) -> None:
     selection = Selection.read(project.selection)
     policy = ViewPolicy.read(project.augment / "policy.json")
     strategy = plugins.load(tasks.thaw_strategies, params.freeze.strategy)
-    if not hasattr(strategy, "candidates"):
+    if not hasattr(strategy, "choose"):
         make(selection, params.freeze, policy).write(project.thaw_plan)
         return
-    plans = [
-        make(selection, params.freeze, policy, phases)
-        for phases in strategy.candidates(selection.layers, params.freeze)
-    ]
-    _raced(project, params, plans).write(project.thaw_plan)
+    standings: list[dict[str, Any]] = []
+
+    def raced(tried: Sequence[Sequence[Phase]]) -> list[float]:
+        plans = [make(selection, params.freeze, policy, phases) for phases in tried]
+        found = _race(project, params, plans)
+        standings.extend(found)
+        return race.losses(found)
+
+    phases, why = strategy.choose(selection, params.freeze, raced)
+    plan = make(selection, params.freeze, policy, phases)
+    if standings:
+        race.check(standings)
+        why = f"{why}: {race.told(standings)}"
+    replace(plan, race=standings, why=f"{plan.why}; {why}").write(project.thaw_plan)
 
 
-def _raced(project: Project, params: Params, plans: Sequence[ThawPlan]) -> ThawPlan:
-    """The plan that does best in a short race with the default recipe."""
-    from tasks import race
+def _race(project: Project, params: Params, plans: Sequence[ThawPlan]) -> list[dict[str, Any]]:
+    """How each plan does in a short race with the default recipe."""
     from tasks.engine.setup import Setup
 
-    setup = Setup.make(project, params, plans[0], TrainParams())
-    entrants = [race.Entrant(p.thaw_line, p, TrainParams()) for p in plans]
-    standings = race.run(setup, entrants)
-    chosen = race.winner(standings)
-    why = f"{plans[chosen].why}; validation loss in a short race: {race.told(standings)}"
-    return replace(plans[chosen], race=standings, why=why)
+    recipe = TrainParams()
+    entrants = [race.Entrant(_called(plan), plan, recipe) for plan in plans]
+    setup = Setup.make(project, params, plans[0], recipe)
+    return race.run(setup, entrants, params.freeze.epoch_minutes)
+
+
+def _called(plan: ThawPlan) -> str:
+    return plan.thaw_line if len(plan.phases) == 1 else f"{plan.thaw_line} in steps"
 
 
 def make(
@@ -140,8 +151,8 @@ def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:
 
 
 def must_try(params: FreezeParams) -> bool:
-    """Whether the strategy chooses by trying, so that its plan is not known beforehand."""
-    return hasattr(plugins.load(tasks.thaw_strategies, params.strategy), "candidates")
+    """Whether the strategy may have to try, so that its plan is not known beforehand."""
+    return hasattr(plugins.load(tasks.thaw_strategies, params.strategy), "choose")
 
 
 def start(layers: Sequence[Layer], phase: Phase) -> int:

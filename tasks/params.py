@@ -136,6 +136,7 @@ class FreezeParams(Section):
     phase_epochs: Count = 2
     lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    epoch_minutes: Positive | None = None
     batch_norm: Literal["train", "frozen"] = "train"
     cache: Literal["auto", "on", "off"] = "auto"
     cache_gigabytes: Positive = 8

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.engine.setup import Setup
 
 LEAST_STEPS = 80  # fewer say too little
-EPOCHS = 2
+EPOCHS = 1
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,54 @@ class Entrant:
     settings: TrainParams
 
 
-def run(setup: Setup, entrants: Sequence[Entrant]) -> list[dict[str, Any]]:
-    """Train each briefly; `name`, `validation_loss` (None: it diverged), `validation_accuracy`.
+def run(
+    setup: Setup, entrants: Sequence[Entrant], epoch_minutes: float | None = None
+) -> list[dict[str, Any]]:
+    """Train each briefly; `name`, `validation_loss` (None: it diverged), `validation_accuracy`,
+    and `too_slow` where an epoch took longer than `epoch_minutes`.
 
     The entrants come from the cheapest to the deepest. The network of `setup` is left as it was.
     """
     before = {key: value.clone() for key, value in setup.network.state().items()}
     standings = []
     for entrant in reversed(entrants):  # the deepest first: kept views of others start from its
-        standings.append(_standing(setup, entrant))
+        standings.append(_standing(setup, entrant, epoch_minutes))
         setup.network.load(before)
     standings.reverse()
     setup.cache.close()
+    return standings
+
+
+def check(standings: Sequence[dict[str, Any]]) -> None:
+    """Raises `Diverged` when nobody arrived."""
     if all(row["validation_loss"] is None for row in standings):
         raise Diverged(
             "every training in the race ended with a loss that is not finite; lower "
             "train.learning_rate or freeze.learning_rate_fraction"
         )
-    return standings
 
 
-def _standing(setup: Setup, entrant: Entrant) -> dict[str, Any]:
+def losses(standings: Sequence[dict[str, Any]]) -> list[float]:
+    """The validation losses, infinite for those that diverged or took too long."""
+    out = [row["validation_loss"] is None or row.get("too_slow", False) for row in standings]
+    return [
+        math.inf if is_out else row["validation_loss"]
+        for is_out, row in zip(out, standings, strict=True)
+    ]
+
+
+def told(standings: Sequence[dict[str, Any]]) -> str:
+    """The standings in words, such as `head 0.81, features.14 0.64`."""
+    return ", ".join(f"{row['name']} {_result(row)}" for row in standings)
+
+
+def _result(row: dict[str, Any]) -> str:
+    if row["validation_loss"] is None:
+        return "diverged"
+    return f"{row['validation_loss']:.4f}" + (" (too slow)" if row.get("too_slow") else "")
+
+
+def _standing(setup: Setup, entrant: Entrant, epoch_minutes: float | None) -> dict[str, Any]:
     # An epoch for each phase before the last.
     phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
     epochs = max(_epochs(setup, entrant.settings), len(phases))
@@ -59,27 +86,16 @@ def _standing(setup: Setup, entrant: Entrant) -> dict[str, Any]:
     racing = setup.racing(replace(entrant.plan, phases=phases), settings)
     trainer = racing.trainer(None, lambda state: None)
     racing.init_head()
+    row: dict[str, Any] = {"name": entrant.name}
     try:
-        history = trainer.fit(racing.data).history
+        state = trainer.fit(racing.data)
     except Diverged:
-        loss, accuracy = None, None
-    else:
-        best = min(history, key=lambda row: row["validation_loss"])
-        loss, accuracy = best["validation_loss"], best["validation_accuracy"]
-    return {"name": entrant.name, "validation_loss": loss, "validation_accuracy": accuracy}
-
-
-def winner(standings: Sequence[dict[str, Any]]) -> int:
-    """The place of the lowest validation loss; the first of equals."""
-    losses = [math.inf if r["validation_loss"] is None else r["validation_loss"] for r in standings]
-    return losses.index(min(losses))
-
-
-def told(standings: Sequence[dict[str, Any]]) -> str:
-    """The standings in words, such as `head 0.81, features.14 0.64`."""
-    losses = [r["validation_loss"] for r in standings]
-    shown = ["diverged" if loss is None else f"{loss:.4f}" for loss in losses]
-    return ", ".join(f"{row['name']} {loss}" for row, loss in zip(standings, shown, strict=True))
+        return row | {"validation_loss": None, "validation_accuracy": None}
+    best = min(state.history, key=lambda judged: judged["validation_loss"])
+    row |= {name: best[name] for name in ("validation_loss", "validation_accuracy")}
+    # Seconds differ from run to run, so they are not written where nothing hangs on them.
+    too_slow = epoch_minutes is not None and state.seconds / epochs > 60 * epoch_minutes
+    return row | ({"too_slow": True} if too_slow else {})
 
 
 def _epochs(setup: Setup, settings: TrainParams) -> int:

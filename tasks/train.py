@@ -77,7 +77,10 @@ def run(project: Project, params: Params) -> None:
 
 def _fit(setup: Setup, trainer: Trainer) -> State:
     """Train, or go on from a checkpoint; from here on the first process is alone."""
-    if not trainer.restore():
+    if trainer.restore():
+        setup.account = trainer.state.account
+    else:
+        trainer.state.account = setup.account
         trainer.state.seconds, trainer.state.cpu_seconds = setup.init_head()
 
     def data(index: int) -> PhaseData:

@@ -73,7 +73,9 @@ def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]
     ]
     setup = Setup.make(project, params, plan, entrants[0].settings)
     standings = race.run(setup, entrants)
-    rate = RATES[race.winner(standings)]
+    race.check(standings)
+    losses = race.losses(standings)
+    rate = RATES[losses.index(min(losses))]
     trials = [
         {"number": number, "values": {"train.learning_rate": tried}, **row}
         for number, (tried, row) in enumerate(zip(RATES, standings, strict=True))

@@ -66,7 +66,7 @@ class Trainer:
         if found is None:
             return False
         self.restored = found
-        self.state = State(**found.values["state"])
+        self.state = State.of(found.values["state"])
         self.resumed_from_step = self.saved_step = self.state.step
         self.network.load(checkpoint.under(found.tensors, "net/"))
         self.best = checkpoint.under(found.tensors, "best/")

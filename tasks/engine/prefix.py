@@ -128,7 +128,7 @@ class Account:
     computed: int = 0  # views that no cache had
     sizes: dict[str, int] = field(default_factory=dict)  # of the views used, in bytes
     errors: dict[str, float] = field(default_factory=dict)  # thaw line → of what is kept there
-    _charged: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    charged: dict[str, tuple[float, float]] = field(default_factory=dict)  # split and view → cost
 
     @property
     def spared(self) -> bool:
@@ -142,11 +142,12 @@ class Account:
 
     def charge(self, split: str, view: int, kept: View, paid: bool = False) -> None:
         """Charge what was not charged before, but for what is `paid` on another clock."""
-        seconds, cpu = self._charged.get((split, view), (0.0, 0.0))
+        what = f"{split} {view}"
+        seconds, cpu = self.charged.get(what, (0.0, 0.0))
         if not paid:
             self.seconds += max(0.0, kept.seconds - seconds)
             self.cpu_seconds += max(0.0, kept.cpu_seconds - cpu)
-        self._charged[split, view] = max(seconds, kept.seconds), max(cpu, kept.cpu_seconds)
+        self.charged[what] = max(seconds, kept.seconds), max(cpu, kept.cpu_seconds)
         self.computed += kept.computed
         self.sizes[kept.path.name] = kept.values.nbytes
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tasks.engine.feeds import Feed
+from tasks.engine.prefix import Account
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,9 @@ class State:
     spent: dict[str, float] = field(default_factory=dict)  # seconds of the steps, by what they did
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    account: Account = field(default_factory=Account)  # of the views of all phases
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> State:
+        """From what `dataclasses.asdict` made of it."""
+        return cls(**{**value, "account": Account(**value.get("account", {}))})

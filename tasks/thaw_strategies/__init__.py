@@ -10,6 +10,6 @@ there are at most, so that too few epochs are refused before anything has run.
 A strategy whose head looks at more than the last layer also has `reading(layers, params) ->
 Reading`: the layers whose pooled outputs it reads.
 
-A strategy that must try has `candidates(layers, params) -> list[list[Phase]]` instead: the freeze
-stage races them.
+A strategy that may have to try has `choose(selection, params, race) -> (list[Phase], str)` instead:
+the phases and why, with the losses that `race` gives for phases.
 """

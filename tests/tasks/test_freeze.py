@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import tasks.thaw_strategies
 from tasks import freeze, plugins
 from tasks.errors import ThawlineError
 from tasks.params import FreezeParams, TrainParams
-from tasks.records import Layer, Phase, Selection, ThawPlan, ViewPolicy
+from tasks.records import Candidate, Layer, Phase, Selection, ThawPlan, ViewPolicy
 from tasks.thaw_strategies import auto, last_blocks
 
 COSTS = [30, 20, 10, 20, 10, 9, 1]
@@ -156,13 +158,61 @@ def test_a_part_of_the_layers_above_the_line_learns(strategy: str, learns: str) 
     assert "nothing to cache" in plan(strategy=strategy, thaw_fraction=1).why
 
 
-def test_auto_races_ever_deeper_lines_up_to_the_fraction() -> None:
-    def lines(fraction: float) -> list[str]:
-        params = FreezeParams(strategy="auto", thaw_fraction=fraction)
-        return [next(iter(p.learning_rates)) for (p,) in auto.candidates(LAYERS, params)]
+class Raced:
+    """A race whose losses are given by the lowest layer of each plan; `in_steps`: of two phases."""
 
-    assert lines(1.0) == ["head", "block5", "block4", "block2", "block1", "stem"]
-    assert lines(0.2) == ["head", "block5", "block4"]
+    def __init__(self, in_steps: float = math.inf, **losses: float) -> None:
+        self.in_steps, self.given = in_steps, losses
+        self.tried: list[list[str]] = []
+
+    def __call__(self, plans: Sequence[Sequence[Phase]]) -> list[float]:
+        self.tried += [[next(iter(phase.learning_rates)) for phase in phases] for phases in plans]
+        return [
+            self.given.get(lowest, 1.0) if len(rest) == 0 else self.in_steps
+            for *rest, lowest in self.tried[-len(plans) :]
+        ]
+
+
+def auto_choice(
+    raced: Raced, examples: int = 1000, ridge: float = 0.8, **params: object
+) -> tuple[list[str], str]:
+    """The lowest layer of each phase that `auto` chooses, and why."""
+    known = [Candidate("net", 10, 100, ridge, 0.8, 0.8, 1)]
+    selection = replace(SELECTION, candidates=known, examples=examples)
+    phases, why = auto.choose(selection, FreezeParams(strategy="auto", **params), raced)
+    return [next(iter(phase.learning_rates)) for phase in phases], why
+
+
+def test_auto_races_ever_deeper_lines_up_to_the_fraction() -> None:
+    raced = Raced(head=0.5)
+    assert auto_choice(raced, thaw_fraction=1.0)[0] == ["head"]
+    assert raced.tried == [["head"], ["block5"], ["block4"], ["block2"], ["block1"], ["stem"]]
+    raced = Raced(block4=0.5)
+    assert auto_choice(raced, thaw_fraction=0.2)[0] == ["block4"]
+    assert raced.tried[:3] == [["head"], ["block5"], ["block4"]]
+
+
+def test_auto_goes_to_the_best_depth_in_steps_where_that_does_better() -> None:
+    raced = Raced(stem=0.5, in_steps=0.6)
+    assert auto_choice(raced, thaw_fraction=1.0)[0] == ["stem"]
+    assert raced.tried[-1] == ["block2", "stem"]
+    assert auto_choice(Raced(stem=0.5, in_steps=0.4), thaw_fraction=1.0)[0] == ["block2", "stem"]
+
+
+def test_auto_races_nothing_that_it_cannot_tell_apart_or_need_not() -> None:
+    raced = Raced()
+    lines, why = auto_choice(raced, examples=999)
+    assert lines == ["block4"] and "999 training examples are too few" in why
+    assert auto_choice(raced, examples=999, thaw_fraction=0.1)[0] == ["block5"]
+    lines, why = auto_choice(raced, ridge=0.996)
+    assert lines == ["head"] and "right on 99.6%" in why
+    assert not raced.tried
+
+
+def test_auto_takes_the_head_when_nothing_is_quick_enough() -> None:
+    out = dict.fromkeys(NAMES, math.inf)
+    lines, why = auto_choice(Raced(**out))
+    assert lines == ["head"] and "freeze.epoch_minutes" in why
 
 
 def test_a_pattern_thaws_what_it_names() -> None:

@@ -32,6 +32,7 @@ from tasks import (
     tune,
     versions,
 )
+from tasks.engine.loop import Trainer
 from tasks.engine.multi_layer import MultiLayer
 from tasks.engine.setup import Setup
 from tasks.errors import ThawlineError
@@ -39,6 +40,7 @@ from tasks.params import AugmentParams, HeadParams, Params, TrainParams, replace
 from tasks.problems.image_classification.image_store import ImageStore
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
+from tasks.thaw_strategies import auto
 from tests.tasks import drawn_project
 
 
@@ -117,14 +119,20 @@ def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str)
         assert moved and all(key.startswith("features.17.") for key in moved)
 
 
-def test_auto_takes_the_depth_and_the_rate_that_did_best(project: Project) -> None:
+def test_auto_takes_the_depth_and_the_rate_that_did_best(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "FEW", 1)
+    monkeypatch.setattr(auto, "SEPARATED", 1.1)
     chosen = settings(
-        freeze={"strategy": "auto", "thaw_fraction": 0.5}, train={"learning_rate": "auto"}
+        freeze={"strategy": "auto", "thaw_fraction": 0.5, "phase_epochs": 1},
+        train={"learning_rate": "auto"},
     )
     plan, _, _ = trained(project, chosen)
-    losses = [row["validation_loss"] for row in plan.race]
-    assert len(losses) == 3
-    assert plan.race[losses.index(min(losses))]["name"] == plan.thaw_line
+    lines = [row["name"] for row in plan.race if not row["name"].endswith("in steps")]
+    assert len(lines) == 3
+    winner = min(plan.race, key=lambda row: row["validation_loss"])
+    assert winner["name"] == plan.thaw_line + " in steps" * (len(plan.phases) > 1)
     assert "short race" in plan.why
     tuning = Tuning.read(project.tuning)
     tried = {
@@ -134,6 +142,19 @@ def test_auto_takes_the_depth_and_the_rate_that_did_best(project: Project) -> No
     best = min(tried, key=lambda rate: tried[rate])
     assert tuning.changed == {"train.learning_rate": best}
     assert tuning.train["learning_rate"] == best
+
+
+def test_what_takes_too_long_an_epoch_is_out_of_the_race(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "FEW", 1)
+    monkeypatch.setattr(auto, "SEPARATED", 1.1)
+    limited = {"strategy": "auto", "phase_epochs": 1, "epoch_minutes": 1e-9}
+    freeze.run(project, settings(freeze=limited))
+    plan = ThawPlan.read(project.thaw_plan)
+    assert all(row["too_slow"] for row in plan.race)
+    assert plan.thaw_line == plan.layers[-1].name
+    assert plan.why.count("(too slow)") == len(plan.race)
 
 
 def test_phases_fit_into_the_epochs_of_a_training_and_of_a_race(
@@ -169,6 +190,30 @@ def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Proje
     assert sorted((project.scratch / "prefix").glob("*.npy")) == kept
     assert second.prefix_seconds > 0 and second.seconds >= second.prefix_seconds
     assert first.frozen_before == second.frozen_before
+
+
+def test_what_earlier_phases_have_cost_survives_a_kill(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = {"strategy": "gradual", "phase_epochs": 1, "cache": "on", "thaw_fraction": 0.6}
+    chosen = settings(freeze=frozen, train={"epochs": 5, "weight_decay": 0.011})
+    shutil.rmtree(project.scratch / "prefix", ignore_errors=True)
+    saved = Trainer.save
+
+    def killed(trainer: Trainer, running: object) -> None:
+        saved(trainer, running)  # type: ignore[arg-type]
+        if trainer.state.phase == 3:
+            raise SystemExit
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Trainer, "save", killed)
+        trained(project, chosen)
+    shutil.rmtree(project.scratch / "prefix")
+    train.run(project, chosen)
+    run = TrainRun.read(project.train / "run.json")
+    assert run.resumed_from_step == 9
+    # Those of three phases before the kill, and those of the last, which are computed after it.
+    assert run.prefix_computed == 8 + 3
 
 
 def test_the_record_says_what_the_cache_holds_and_how_far_it_is_off(project: Project) -> None:
