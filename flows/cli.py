@@ -320,6 +320,31 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="The model in question.")],
+    b: Annotated[str, typer.Argument(help="The model to beat.")],
+    as_json: Json = False,
+) -> None:
+    """Say whether one model is better than another, on the test examples that both have judged.
+
+    A model is an alias or a number of this project's registered model, models:/NAME@alias, the id
+    of an MLflow run, a project's folder, or its predictions.parquet.
+
+    Example: thawline compare challenger champion
+    """
+    from tasks import params_file
+    from tasks.compare import compare as compare_models
+
+    project = find()
+    found = compare_models(project, params_file.load(project.root), a, b)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    for line in found.lines():
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
 ) -> None:

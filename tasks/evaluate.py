@@ -258,6 +258,7 @@ def _write_predictions(
         {
             "id": examples["id"].to_numpy(),
             "source": examples["source"].to_numpy(),
+            "group": examples["group"].to_numpy(),
             "label": examples["label"].to_numpy(),
             "predicted": names[predicted],
             "probability": probabilities.max(axis=1),

@@ -7,11 +7,12 @@ Not a DVC stage, because the registry lives outside what DVC restores: it runs a
 from __future__ import annotations
 
 import csv
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files
+from tasks import compare, files
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project, TrainRun
@@ -230,7 +231,21 @@ def _log_reports(client: MlflowClient, project: Project, run: Run, digest: str) 
     ):
         if path.is_file():
             client.log_artifact(run.info.run_id, str(path), artifact_path="reports")
+    _log_predictions(client, project, run)
     client.set_tag(run.info.run_id, _REGISTERED, digest)
+
+
+def _log_predictions(client: MlflowClient, project: Project, run: Run) -> None:
+    """What the model says of the test examples, for comparisons with others."""
+    import pandas as pd
+
+    path = project.evaluate / "predictions.parquet"
+    if path.is_file():
+        folder, name = compare.ARTIFACT.split("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            slim = Path(temporary) / name
+            compare.slim(pd.read_parquet(path)).to_parquet(slim, index=False)
+            client.log_artifact(run.info.run_id, str(slim), artifact_path=folder)
 
 
 def _set_aliases(

@@ -20,10 +20,10 @@ VERSIONS = {
     "augment": 4,
     "embed": 3,
     "select": 2,
-    "freeze": 4,
-    "tune": 4,
+    "freeze": 5,
+    "tune": 5,
     "train": 4,
-    "evaluate": 3,
+    "evaluate": 4,
     "package": 3,
 }
 

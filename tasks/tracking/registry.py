@@ -267,7 +267,7 @@ def require(numbers: dict[str, int], name: str, alias: str) -> int:
     if alias in numbers:
         return numbers[alias]
     there = ", ".join(f"{key} → {value}" for key, value in sorted(numbers.items())) or "none"
-    other = f"name one of them with --model {min(numbers)}" if numbers else ""
+    other = f"name one that there is, such as {min(numbers)}" if numbers else ""
     hint = other or "train and register a model first: thawline run"
     raise ThawlineError(
         f"the registered model {name!r} has no {alias!r} (aliases: {there}); {hint}"

@@ -8,6 +8,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -58,6 +60,7 @@ def make(root: Path, seed: int = 0, accuracy_low: float = 0.8) -> Project:
         "epoch,phase,train_loss,validation_loss\n0,all,1.5,1.25\n1,all,0.5,0.75\n"
     )
     files.write_json(project.evaluate / "evaluation.json", {"temperature": 1.5})
+    _predictions(seed).to_parquet(project.evaluate / "predictions.parquet", index=False)
     metrics = {
         "test.accuracy": 0.9,
         "test.accuracy_low": accuracy_low,
@@ -69,6 +72,16 @@ def make(root: Path, seed: int = 0, accuracy_low: float = 0.8) -> Project:
     files.write_json(project.reports / "metrics.json", metrics)
     (project.reports / "report.html").write_text("<html>the report</html>")
     return project
+
+
+def _predictions(seed: int) -> pd.DataFrame:
+    """Of 300 test examples; another seed is wrong on others, a tenth in all."""
+    labels = np.array(CLASSES, dtype=object)[np.arange(300) % 3]
+    wrong = np.random.default_rng(seed).permutation(300)[:30]
+    predicted = labels.copy()
+    predicted[wrong] = CLASSES[0]
+    ids = [f"example {i}" for i in range(300)]
+    return pd.DataFrame({"id": ids, "group": ids, "label": labels, "predicted": predicted})
 
 
 def packaged(root: Path, seed: int = 0, accuracy_low: float = 0.8) -> Project:
