@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,16 @@ from tasks import (
     costs,
     evidence,
     files,
+    learning_curve,
     metrics,
     plugins,
     report,
     retention,
+    select,
 )
 from tasks.baselines import Baseline
 from tasks.errors import DataError
+from tasks.learning_curve import LearningCurve
 from tasks.metrics import Bootstrap, Floats, Ints
 from tasks.params import Params, TrainParams
 from tasks.progress import progress
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
 
     from tasks.engine.device import Compute
     from tasks.problems import Backbone, Examples
+
+
+_ENDS = {"": "value", "_low": "low", "_high": "high"}  # of an interval, in metrics.json
 
 
 def run(project: Project, params: Params) -> None:
@@ -60,7 +67,8 @@ def run(project: Project, params: Params) -> None:
     logits, features = _forward(project, params, summary, manifest)
     probe = _linear_probe(project, manifest, features)
     known = _knowledge(project, params, len(summary.classes))
-    conclude(project, params, manifest, logits, probe, known)
+    curve = _learning_curve(project, params, manifest)
+    conclude(project, params, manifest, logits, probe, known, curve)
     seconds = time.monotonic() - begun
     _write_metrics(project, params, seconds)
     report.write(project, params, seconds)
@@ -73,10 +81,12 @@ def conclude(
     logits: dict[str, Floats],
     probe: Baseline,
     known: Knowledge | None,
+    curve: LearningCurve | None,
 ) -> None:
     """Judge the logits [n, classes] of validation and test; write predictions and evaluation.
 
-    `known`: what the backbone still knows; None when nothing below the head has moved.
+    `known`: what the backbone still knows; None when nothing below the head has moved. `curve`:
+    what more labels would bring; None when there are too few to tell.
     """
     classes = DataSummary.read(project.summary).classes
     fitted = calibration.fit_temperature(logits["validation"], _targets(manifest, "validation"))
@@ -101,6 +111,7 @@ def conclude(
         "retention": retention.judge(
             Retention.read(project.train / "retention.json"), known, params.retention
         ),
+        "learning_curve": curve and evidence.plain({**asdict(curve), "sentence": curve.sentence}),
     }
     files.write_json(project.evaluate / "evaluation.json", evaluation)
     examples = manifest.iloc[_rows(manifest, "test")]
@@ -116,7 +127,10 @@ def _targets(manifest: pd.DataFrame, split: str) -> Ints:
 
 
 def _bootstrap(manifest: pd.DataFrame, params: Params) -> Bootstrap:
-    groups = manifest["group"].to_numpy()[_rows(manifest, "test")]
+    return _resamples(manifest["group"].to_numpy()[_rows(manifest, "test")], params)
+
+
+def _resamples(groups: Any, params: Params) -> Bootstrap:
     options = params.evaluate
     return Bootstrap(
         metrics.group_index(groups), options.bootstrap, options.confidence, params.seed
@@ -236,14 +250,33 @@ def _outputs(
 
 def _linear_probe(project: Project, manifest: pd.DataFrame, test: baselines.Features) -> Baseline:
     """The probe on the features that `embed` kept of the chosen backbone's deepest layer."""
-    folder = project.features(ThawPlan.read(project.thaw_plan).backbone)
-    embedding = Embedding.read(folder / "embedding.json")
-    features = np.load(folder / embedding.depths[_deepest(embedding)], mmap_mode="r")
-    rows = np.load(folder / embedding.rows)
+    features, rows = _kept_features(project)
     chosen = np.flatnonzero(manifest["split"].to_numpy()[rows] == "train")
     targets = manifest["target"].to_numpy(np.int64)[rows[chosen]]
     classes = len(DataSummary.read(project.summary).classes)
     return baselines.linear_probe((features, targets), test, classes, chosen)
+
+
+def _learning_curve(
+    project: Project, params: Params, manifest: pd.DataFrame
+) -> LearningCurve | None:
+    """What more labels would bring a linear head on the same features."""
+    features, rows = _kept_features(project)
+    chosen = select.drawn(len(rows), params.seed)
+    examples = manifest.iloc[rows[chosen]]
+    resamples = _resamples(examples["group"].to_numpy(), params)
+    targets = examples["target"].to_numpy(np.int64)
+    classes = len(DataSummary.read(project.summary).classes)
+    kept = np.asarray(features[chosen], np.float32)
+    return learning_curve.measure(kept, targets, classes, resamples, len(rows))
+
+
+def _kept_features(project: Project) -> tuple[baselines.Features, Ints]:
+    """The chosen backbone's deepest features that `embed` kept [n, d], and their manifest rows."""
+    folder = project.features(ThawPlan.read(project.thaw_plan).backbone)
+    embedding = Embedding.read(folder / "embedding.json")
+    features = np.load(folder / embedding.depths[_deepest(embedding)], mmap_mode="r")
+    return features, np.load(folder / embedding.rows)
 
 
 def _write_predictions(
@@ -277,9 +310,7 @@ def _write_metrics(project: Project, params: Params, seconds: float) -> None:
     trained = TrainRun.read(project.train / "run.json")
     flat: dict[str, float] = {}
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
-        figure = evaluation["model"][name]
-        flat[f"test.{name}"] = figure["value"]
-        flat |= {f"test.{name}_{end}": figure[end] for end in ("low", "high")}
+        flat |= {f"test.{name}{end}": evaluation["model"][name][key] for end, key in _ENDS.items()}
     for name in ("ece", "nll"):
         flat[f"test.{name}"] = evaluation["model"][name]["value"]
         flat[f"test.{name}_uncalibrated"] = evaluation["uncalibrated"][name]["value"]
@@ -291,6 +322,9 @@ def _write_metrics(project: Project, params: Params, seconds: float) -> None:
         flat[f"train.{name}"] = getattr(trained, name)
     flat["train.prefix_error"] = max(trained.prefix_errors.values(), default=0.0)
     flat |= evaluation["retention"]["figures"]
+    if curve := evaluation["learning_curve"]:
+        flat["labels.more"] = curve["more"]
+        flat |= {f"labels.gain{end}": curve["gain"][key] for end, key in _ENDS.items()}
     before = costs.total_seconds(costs.before_evaluate(project, params))
     flat["run.seconds"] = round(before + seconds, 2)
     files.write_json(project.reports / "metrics.json", flat)

@@ -121,6 +121,14 @@ def neighbours(features: Features) -> tuple[Features, Targets]:
     return distances, nearest
 
 
+def drawn(count: int, seed: int) -> Targets:
+    """At most `MAX_EXAMPLES` of so many examples, in order."""
+    if count <= MAX_EXAMPLES:
+        return np.arange(count)
+    chosen = np.random.default_rng(seed).choice(count, MAX_EXAMPLES, replace=False)
+    return np.sort(chosen)
+
+
 def _candidate(embedding: Embedding, features: Features, targets: Targets) -> Candidate:
     """The measurements of one backbone; score and rank come with the others'."""
     return Candidate(
@@ -143,8 +151,5 @@ def _features(project: Project, embedding: Embedding, seed: int) -> tuple[Featur
     features = np.load(folder / embedding.depths[deepest], mmap_mode="r")
     rows = np.load(folder / embedding.rows)
     targets = pd.read_parquet(project.manifest, columns=["target"])["target"].to_numpy(np.int64)
-    chosen = np.arange(len(rows))
-    if len(rows) > MAX_EXAMPLES:
-        drawn = np.random.default_rng(seed).choice(len(rows), MAX_EXAMPLES, replace=False)
-        chosen = np.sort(drawn)
+    chosen = drawn(len(rows), seed)
     return np.asarray(features[chosen], np.float32), targets[rows[chosen]]

@@ -70,6 +70,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "tuning": tuning,
         "settings": settings(tuning.train),
         "retention": retention(Retention.read(project.train / "retention.json")),
+        "labels": labels(evaluation["learning_curve"]),
         "data": data(DataSummary.read(project.summary)),
         "stages": stages(project, params, seconds),
         "run": TrainRun.read(project.train / "run.json"),
@@ -278,6 +279,30 @@ def retention(record: Retention) -> Values:
             chart("Agreement", "agreement", "agreement", "with the old predictions"),
         ],
     }
+
+
+def labels(curve: Values | None) -> Values | None:
+    """Accuracy against labelled examples: what was measured, and how it would go on."""
+    if curve is None:
+        return None
+    measured = list(zip(map(float, curve["sizes"]), curve["accuracy"], strict=True))
+    now, doubled = float(curve["examples"]), 2.0 * curve["examples"]
+    later = [(now, curve["now"]), (doubled, curve["doubled"])]
+
+    def line(name: str, kind: str, points: list[tuple[float, Values]], end: str) -> charts.Series:
+        return charts.Series(name, kind, [(size, figure[end]) for size, figure in points])
+
+    series = [
+        line("measured", "measured", measured, "value"),
+        line("expected", "expected", later, "value"),
+        *(
+            line(f"interval, {end} end", "bound", [*measured, *later], end)
+            for end in ("low", "high")
+        ),
+    ]
+    ends = [figure[end] for _, figure in [*measured, *later] for end in ("low", "high")]
+    chart = {"title": "Accuracy", "series": series, "y": charts.axis(ends, 190, 14)}
+    return {**curve, "chart": chart, "x": charts.axis([0.0, doubled], 44, 408), "rows": measured}
 
 
 def data(summary: DataSummary) -> Values:

@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 
 from tasks import evaluate, files, params_file
 from tasks.baselines import Baseline
+from tasks.learning_curve import LearningCurve, measure
+from tasks.metrics import Bootstrap, group_index
 from tasks.params import Params
 from tasks.problems.image_classification import pictures
 from tasks.problems.image_classification.image_store import IMAGES
@@ -47,8 +49,20 @@ def write(root: Path, classes: list[str], examples: int = 600, skill: float = 3.
     title = "A linear probe on the frozen backbone"
     baseline = Baseline("linear_probe", title, probe, {"C": 0.01, "features": 1280})
     known = Retention.read(project.train / "retention.json").knowledge
-    evaluate.conclude(project, settings, manifest, logits, baseline, known)
+    curve = _learning_curve(manifest, len(classes))
+    evaluate.conclude(project, settings, manifest, logits, baseline, known, curve)
     return project
+
+
+def _learning_curve(manifest: pd.DataFrame, classes: int) -> LearningCurve | None:
+    """Of features that tell the classes apart with some noise."""
+    known = manifest[manifest["split"] != "test"]
+    targets = known["target"].to_numpy(np.int64)
+    features = np.eye(classes)[targets] + np.random.default_rng(3).normal(
+        0, 0.5, (len(known), classes)
+    )
+    resamples = Bootstrap(group_index(known["group"]), 200)
+    return measure(features.astype(np.float32), targets, classes, resamples, len(known))
 
 
 def parameters(**changes: Any) -> Params:

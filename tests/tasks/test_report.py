@@ -104,7 +104,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
     pictures = [a for tag, a in page.elements if tag == "img"]
     assert len(pictures) == 24 + 1  # mistakes and the preview of the augmentation
     assert all(a.get("alt") for a in pictures)
-    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 6
+    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 7
     for told in (
         "above the thaw line",  # a phase
         "0.000444",  # the rate of a thawed layer: 0.01 · 0.1 · 0.85⁵
@@ -119,6 +119,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "resumed from step 96 of 640",
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],
+        "more labels would bring a linear head about +",
         "torch 2.14.1",
         "alpha 0.5 is ahead of the fine-tuned weights: right on 85.0% of 120",
         "32.5% the same answer as before",
