@@ -2,7 +2,8 @@
 
 `model.safetensors` (the bytes that training left), `model.json` (all that rebuilds the network,
 its metrics and its origin), `README.md` (the card), `digests.json`, and `run.json`: the record of
-the training that made it, which alone may differ between two equal models.
+the training that made it, which alone may differ between two equal models. With `package.onnx`
+also `model.onnx`, and `onnx.json`: how it was checked against the network, and how fast it is here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ RECORD, WEIGHTS, DIGESTS, RUN, CARD = (
     "run.json",
     "README.md",
 )
+ONNX, ONNX_CHECK = "model.onnx", "onnx.json"
 _FIGURES = ("test.", "baseline.")
 
 
@@ -49,6 +51,11 @@ def run(project: Project, params: Params) -> None:
         files.write_json(folder / RUN, asdict(trained))
         (folder / CARD).write_text(card.text(record), encoding="utf-8")
         files.write_json(folder / DIGESTS, digests(folder, predictor))
+        if params.package.onnx:
+            exporter = importlib.import_module(f"tasks.problems.{params.problem}.onnx_export")
+            found = exporter.add(folder, project, params.threads)
+            files.write_json(folder / ONNX_CHECK, found)
+            files.write_json(folder / DIGESTS, digests(folder, predictor))
         for path in folder.iterdir():
             with path.open("rb") as written:
                 os.fsync(written.fileno())
@@ -105,7 +112,8 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
 
 def digests(folder: Path, predictor: ModuleType) -> dict[str, Any]:
     """sha256 of the files that make up the model, and one digest for the model itself."""
-    each = {name: files.sha256_file(folder / name) for name in (WEIGHTS, RECORD, CARD)}
+    names = [name for name in (WEIGHTS, RECORD, CARD, ONNX) if (folder / name).exists()]
+    each = {name: files.sha256_file(folder / name) for name in names}
     return {
         "files": each,
         "model_digest": predictor.model_digest(each[WEIGHTS], each[RECORD]),

@@ -244,6 +244,7 @@ class PackageParams(Section):
     """The model folder."""
 
     description: str = ""
+    onnx: bool = False
 
 
 class RegisterParams(Section):

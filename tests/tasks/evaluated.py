@@ -42,7 +42,7 @@ LAYERS = [
 def write(root: Path, classes: list[str], examples: int = 600, skill: float = 3.0) -> Project:
     """A project with `examples` digits named after `classes`; `skill`: how good the model is."""
     project, settings = Project(root), parameters()
-    manifest = _images(project, classes, examples)
+    manifest = images(project, classes, examples)
     _records(project, settings, manifest, classes)
     logits = _logits(manifest, len(classes), skill, 1)
     probe = _logits(manifest, len(classes), skill, 2)["test"].argmax(axis=1)
@@ -76,7 +76,7 @@ def parameters(**changes: Any) -> Params:
     return params_file.check(tree | changes)
 
 
-def _images(project: Project, classes: list[str], examples: int) -> pd.DataFrame:
+def images(project: Project, classes: list[str], examples: int) -> pd.DataFrame:
     digits = load_digits()
     generator = np.random.default_rng(0)
     weights = np.linspace(1, 2, len(classes))
@@ -85,7 +85,7 @@ def _images(project: Project, classes: list[str], examples: int) -> pd.DataFrame
         np.asarray(Image.fromarray((pixels * 15).astype(np.uint8)).resize((96, 96)))
         for pixels in digits.images[:examples]
     ]
-    project.prepared.mkdir(parents=True)
+    project.prepared.mkdir(parents=True, exist_ok=True)
     (project.prepared / IMAGES).write_bytes(b"".join(p.tobytes() for p in pictures))
     manifest = pd.DataFrame(
         {

@@ -72,18 +72,18 @@ class Predictor:
         probabilities = np.full((len(images), len(self.classes)), np.nan)
         errors: list[str | None] = [None] * len(images)
         for start in range(0, len(images), BATCH):
-            pixels, rows = [], []
+            prepared, rows = [], []
             for row, image in enumerate(images[start : start + BATCH], start):
                 try:
-                    pixels.append(self._pixels(image))
+                    prepared.append(self.pixels(image))
                     rows.append(row)
                 except (ValueError, OSError) as error:
                     errors[row] = str(error)
             if rows:
-                probabilities[rows] = self._probabilities(torch.stack(pixels))
+                probabilities[rows] = self.probabilities(torch.stack(prepared))
         return self._frame(probabilities, errors)
 
-    def _pixels(self, image: Image) -> torch.Tensor:
+    def pixels(self, image: Image) -> torch.Tensor:
         """uint8 [3, side, side], by the same steps as in training's plain view."""
         view = self.record["inputs"]
         if isinstance(image, np.ndarray):
@@ -93,7 +93,7 @@ class Predictor:
             decoded = read_image(data, view["max_pixels"])
         return inputs.plain(shrink(decoded, view["store_side"]), view["image_size"], view["resize"])
 
-    def _probabilities(self, pixels: torch.Tensor) -> npt.NDArray[np.float64]:
+    def probabilities(self, pixels: torch.Tensor) -> npt.NDArray[np.float64]:
         """uint8 [n, 3, side, side] → [n, classes], temperature applied."""
         view = self.record["inputs"]
         with torch.inference_mode():

@@ -1,0 +1,96 @@
+"""The packaged model as ONNX: the same answers in another runtime, for any number of images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tasks import files, package
+from tasks.errors import ThawlineError
+from tasks.params import Params
+from tasks.problems.image_classification import onnx_export
+from tasks.problems.image_classification.predictor import Predictor
+from tasks.records import Project, ViewPolicy
+from tests.tasks import evaluated, trained_project
+
+torch.set_num_threads(1)
+IMAGES = 120
+
+
+def params() -> Params:
+    given = trained_project.params()
+    return given.model_copy(update={"package": given.package.model_copy(update={"onnx": True})})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = trained_project.make(tmp_path_factory.mktemp("onnx"))
+    evaluated.images(made, trained_project.CLASSES, IMAGES)
+    policy = ViewPolicy.read(made.augment / "policy.json")
+    replace(policy, test_time="flip").write(made.augment / "policy.json")
+    package.run(made, params())
+    return made
+
+
+def pixels(project: Project, count: int) -> torch.Tensor:
+    side = Predictor(project.models).record["inputs"]["image_size"]
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+def test_it_was_checked_on_test_images(project: Project) -> None:
+    found = json.loads((project.models / "onnx.json").read_text())
+    assert 30 < found["images"] < IMAGES  # those of the test split
+    assert found["largest_difference"] < 1e-5 and found["other_labels"] == 0
+    assert found["milliseconds"] > 0 and found["torch_milliseconds"] > 0
+    size = (project.models / "model.onnx").stat().st_size / 1e6
+    assert found["megabytes"] == pytest.approx(size, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_it_answers_as_the_network_does(project: Project, count: int) -> None:
+    session = onnxruntime.InferenceSession(project.models / "model.onnx")
+    batch = pixels(project, count)
+    [found] = session.run(None, {"pixels": batch.numpy()})
+    expected = Predictor(project.models).probabilities(batch)
+    assert found.shape == (count, len(trained_project.CLASSES))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_it_knows_its_classes_and_is_part_of_the_model(project: Project) -> None:
+    model = onnx.load(project.models / "model.onnx")
+    held = {entry.key: entry.value for entry in model.metadata_props}
+    assert held["classes"].split("\n") == trained_project.CLASSES
+    digests = files.read_json(project.models / "digests.json")
+    assert held["model_digest"] == digests["model_digest"]
+    path = project.models / "model.onnx"
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0")
+    with pytest.raises(ThawlineError, match=r"model\.onnx is not the file that was packaged"):
+        Predictor(project.models)
+    path.write_bytes(content)
+
+
+def test_another_model_is_refused(project: Project) -> None:
+    predictor = Predictor(project.models)
+    with torch.no_grad():
+        next(iter(predictor.model.parameters())).mul_(3)
+    with pytest.raises(ThawlineError, match=r"not the same model: .* set package\.onnx to false"):
+        onnx_export.check(predictor, project.models / "model.onnx", pixels(project, 8), 1)
+
+
+def test_without_the_exporter_there_is_one_sentence(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ThawlineError, match=r"pip install 'thawline\[onnx\]'"):
+        onnx_export.write(Predictor(project.models), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
