@@ -130,8 +130,8 @@ class FreezeParams(Section):
     strategy: str = "last_blocks"
     thaw_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     layers: list[str] = []
-    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
+    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = {}
     phase_epochs: Count = 2
     lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
@@ -178,7 +178,7 @@ class HeadParams(Section):
     """The new layers on top of the backbone."""
 
     hidden: list[Count] = []
-    dropout: Fraction = 0.2
+    dropout: Fraction = 0.0
     init: Literal["closed_form", "random", "keep"] = "closed_form"
 
     @model_validator(mode="after")
@@ -192,15 +192,15 @@ class TrainParams(Section):
     """The one training loop."""
 
     head: HeadParams = HeadParams()
-    epochs: Count = 8
+    epochs: Count = 10
     batch_size: Count = 32
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    learning_rate: NumberOrAuto = 0.01
+    learning_rate: NumberOrAuto = 0.002
     schedule: Literal["cosine", "one_cycle", "constant", "plateau"] = "cosine"
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     label_smoothing: Fraction = 0.1
-    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix: Literal["none", "mixup", "cutmix"] = "mixup"
     mix_alpha: Positive = 0.2
     balance: Literal["none", "class_weights", "sampling", "focal"] = "none"
     stochastic_depth: Fraction | None = None

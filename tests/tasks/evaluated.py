@@ -70,6 +70,7 @@ def parameters(**changes: Any) -> Params:
         "prepare": {"data": "data/digits"},
         "embed": {"backbones": ["mobilenet_v2", "resnet18"]},
         "augment": {"image_size": 96},
+        "train": {"learning_rate": 0.01, "head": {"dropout": 0.2}},
         "register": {"experiment": "digits", "model": "digits"},
         "evaluate": {"bootstrap": 200},
     }

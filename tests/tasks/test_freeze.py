@@ -238,7 +238,11 @@ def test_a_glob_that_matches_nothing_lists_the_layers(
 
 def test_rates_can_be_given_by_glob() -> None:
     given = {"block*": 0.5, "block5": 0.3, "head": 2.0}
-    made = plan(strategy="all", learning_rates=given).phases[0].learning_rates
+    made = (
+        plan(strategy="all", learning_rate_fraction=0.2, learning_rates=given)
+        .phases[0]
+        .learning_rates
+    )
     assert (made["block1"], made["block5"], made["head"]) == (0.5, 0.3, 2.0)
     assert made["stem"] < 0.5
 

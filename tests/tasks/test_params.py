@@ -112,9 +112,9 @@ def test_dvc_reads_the_same() -> None:
         ),
         ("augment: {policy: x}\n", "there are none, flips_crops, trivial, rand (it is 'x'); or"),
         (
-            "freeze: {strategy: gradual, phase_epochs: 3}\n",
-            "train.epochs: is 8, but before its last phase freeze.strategy 'gradual' takes 9; "
-            "raise train.epochs above 9, or lower freeze.phase_epochs (3)",
+            "freeze: {strategy: gradual, phase_epochs: 4}\n",
+            "train.epochs: is 10, but before its last phase freeze.strategy 'gradual' takes 12; "
+            "raise train.epochs above 12, or lower freeze.phase_epochs (4)",
         ),
         ("freeze: {strategy: head_then_all}\ntrain: {epochs: 2}\n", "'head_then_all' takes 2;"),
     ],
@@ -201,12 +201,12 @@ def project(tmp_path: Path) -> Path:
 
 def test_set_keeps_comments_and_changes_only_the_value(project: Path) -> None:
     before = (project / "params.yaml").read_text().splitlines()
-    params_file.set_values(project, ["train.learning_rate=2e-3", "prepare.split.salt=7"])
+    params_file.set_values(project, ["train.learning_rate=3e-3", "prepare.split.salt=7"])
     after = (project / "params.yaml").read_text().splitlines()
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     assert len(changed) == 2
     assert all("#" in new for _, new in changed)
-    assert params_file.load(project).train.learning_rate == 0.002
+    assert params_file.load(project).train.learning_rate == 0.003
 
 
 @pytest.mark.parametrize(

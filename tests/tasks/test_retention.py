@@ -138,7 +138,7 @@ def judged(project: Project, state: dict[str, Tensor]) -> float:
 def test_old_predictions_are_kept_when_asked(
     project: Project, training: tuple[Setup, State], way_to_train: dict[str, Any]
 ) -> None:
-    recipe = {"epochs": 3, "batch_size": 8, "ema": 0.5}
+    recipe = {"epochs": 3, "batch_size": 8, "ema": 0.5, "learning_rate": 0.01, "mix": "none"}
     keeping = recipe | {"keep_close_to": "old_predictions", "keep_weight": 50.0}
     setups = [
         trained(project, parameters(project.root, **way_to_train, train=section))[0]

@@ -319,7 +319,7 @@ def test_efficientnet_lite0_goes_the_whole_way(tmp_path: Path) -> None:
 def test_two_processes_train_as_a_stage(project: Project) -> None:
     """Two gloo processes of the command that DVC calls, in its process group; one writes."""
     shared = settings(
-        train={"devices": 2, "learning_rate": 1e-3, "head": {"dropout": 0}},
+        train={"devices": 2, "learning_rate": 1e-3, "mix": "none"},
         freeze={"batch_norm": "frozen", "cache": "on"},
     )
     _, alone, _ = trained(project, replace(shared, {"train.devices": 1}))

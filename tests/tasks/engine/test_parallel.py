@@ -43,8 +43,9 @@ def main() -> None:
     folder, devices, epochs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     ranks = parallel.start(devices, CPU)
     net = network()
+    recipe = {"epochs": epochs, "mix": "none"}  # each process draws what it mixes
     trainer = training.trainer(
-        folder / "checkpoints", net, epochs=epochs, frozen_norms=True, ranks=ranks
+        folder / "checkpoints", net, frozen_norms=True, ranks=ranks, **recipe
     )
     trainer.on_checkpoint = lambda state: time.sleep(float(sys.argv[4]))
     trainer.restore()
