@@ -54,7 +54,7 @@ THAWLINE: dict[str, dict[str, Any]] = {
     "head_only": {"freeze.strategy": "head_only"},
 }
 THAW_FRACTIONS = (0.25, 0.5, 0.75)  # each with the best of these rates
-THAWLINE_RATES = (0.005, 0.01, 0.02, 0.04)
+THAWLINE_RATES = (0.001, 0.002, 0.004)
 
 
 def main() -> None:
