@@ -202,14 +202,28 @@ def start_from(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    data: Annotated[
+        str | None,
+        typer.Option(help="Look at this data instead, as in thawline new; needs no project."),
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Manifest: column with the class.")] = "label",
+    as_json: Json = False,
+) -> None:
     """Check versions, device, disk, data and stores, and say what to do.
 
-    Example: thawline doctor
+    Example: thawline doctor --data ~/pictures/flowers
     """
     from flows import doctor as checks
 
-    findings = checks.examine()
+    if data is None:
+        findings = checks.examine()
+    else:
+        from flows import doctor_data
+        from flows.new import Wanted
+
+        columns = {"label_column": label_column}
+        findings = doctor_data.examine(Wanted(Path(), data, columns=columns))
     if as_json:
         _print_json(checks.as_json(findings))
     else:

@@ -50,6 +50,7 @@ POLICIES = {
     "augment": Policy(hours=1, tags=("data",)),
     "embed": Policy(hours=12, tags=("compute",)),
     "select": Policy(hours=1),
+    "inspect": Policy(hours=1),
     "freeze": Policy(hours=1),
     "tune": Policy(hours=12, tags=("compute",)),
     "train": Policy(hours=72, retries=5, tags=("compute",)),  # resumes, so a retry costs little

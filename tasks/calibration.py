@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.metrics import Bootstrap, Floats, Interval, Ints, ratio
+from tasks.metrics import Bootstrap, Floats, Interval, Ints, ratio, wilson
 
 BINS = 15
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 SMALLEST = 1e-12  # a probability of exactly 0 would make the log-likelihood infinite
 
 
@@ -68,6 +69,27 @@ def calibration(probabilities: Floats, labels: Ints, bootstrap: Bootstrap) -> di
         "ece": bootstrap.interval(tallies, calibration_error),
         "nll": bootstrap.interval(tallies, negative_log_likelihood),
     }
+
+
+def coverage(
+    probabilities: Floats, labels: Ints, bootstrap: Bootstrap
+) -> list[dict[str, float | Interval]]:
+    """Accuracy against coverage: how often right when only the surest answers are given.
+
+    For each of `COVERAGES`: the probability to ask for (`threshold`), the share of examples that
+    have it (`coverage`), and the accuracy on these, with its Wilson interval (n counts groups).
+    El-Yaniv and Wiener, JMLR 2010.
+    """
+    sure = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    rows: list[dict[str, float | Interval]] = []
+    for share in COVERAGES:
+        threshold = float(np.quantile(sure, 1 - share))
+        given = sure >= threshold
+        groups = len(np.unique(bootstrap.groups[given]))
+        accuracy = wilson(float(right[given].mean()), groups, bootstrap.confidence)
+        rows.append({"threshold": threshold, "coverage": float(given.mean()), "accuracy": accuracy})
+    return rows
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:

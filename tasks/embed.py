@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from tasks.engine.split import Chain
     from tasks.problems import Backbone, Examples
 
+Features = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
 SHALLOWER = (0.5, 0.75)  # shares of the forward compute
 
 
@@ -73,6 +76,14 @@ def run(project: Project, params: Params, backbone: str) -> None:
         depths={name: path.name for name, path in outputs.items()},
         rows="rows.npy",
     ).write(folder / "embedding.json")
+
+
+def deepest(project: Project, backbone: str) -> tuple[Features, Rows]:
+    """The deepest features kept of a backbone, [n, d] in a mapped file, and their manifest rows."""
+    folder = project.features(backbone)
+    embedding = Embedding.read(folder / "embedding.json")
+    features = np.load(folder / embedding.depths[embedding.deepest], mmap_mode="r")
+    return features, np.load(folder / embedding.rows)
 
 
 def drop_unlisted(project: Project, backbones: Sequence[str]) -> None:

@@ -20,14 +20,18 @@ from tasks import (
     baselines,
     calibration,
     costs,
+    data_quality,
+    embed,
     evidence,
     files,
     learning_curve,
+    looks,
     metrics,
     plugins,
     report,
     retention,
     select,
+    slices,
 )
 from tasks.baselines import Baseline
 from tasks.errors import DataError
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from tasks.problems import Backbone, Examples
 
 
+DRIFT = ("validation", "test")  # the splits that are compared
 _ENDS = {"": "value", "_low": "low", "_high": "high"}  # of an interval, in metrics.json
 
 
@@ -69,8 +74,9 @@ def run(project: Project, params: Params) -> None:
     known = _knowledge(project, params, len(summary.classes))
     curve = _learning_curve(project, params, manifest)
     conclude(project, params, manifest, logits, probe, known, curve)
+    seen = looks.note(project, manifest)
     seconds = time.monotonic() - begun
-    _write_metrics(project, params, seconds)
+    _write_metrics(project, params, seconds, seen)
     report.write(project, params, seconds)
 
 
@@ -97,6 +103,8 @@ def conclude(
     }
     labels = _targets(manifest, "test")
     majority = baselines.majority(_targets(manifest, "train"), classes, len(labels))
+    predicted = probabilities["after"].argmax(axis=1)
+    tested, resamples = manifest.iloc[_rows(manifest, "test")], _bootstrap(manifest, params)
     evaluation = {
         "temperature": temperature,
         "examples": {k: int(v) for k, v in manifest["split"].value_counts().sort_index().items()},
@@ -105,17 +113,20 @@ def conclude(
             probabilities,
             [majority, probe],
             classes,
-            _bootstrap(manifest, params),
+            resamples,
             probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
         ),
         "retention": retention.judge(
             Retention.read(project.train / "retention.json"), known, params.retention
         ),
+        "drift": evidence.plain(
+            asdict(data_quality.drift(*(calibration.softmax(logits[s]) for s in DRIFT)))
+        ),
+        **evidence.plain(slices.judge(labels, predicted, tested, resamples)),
         "learning_curve": curve and evidence.plain({**asdict(curve), "sentence": curve.sentence}),
     }
     files.write_json(project.evaluate / "evaluation.json", evaluation)
-    examples = manifest.iloc[_rows(manifest, "test")]
-    _write_predictions(project, examples, probabilities["after"], classes)
+    _write_predictions(project, tested, probabilities["after"], classes)
 
 
 def _rows(manifest: pd.DataFrame, split: str) -> Ints:
@@ -208,11 +219,6 @@ def _knowledge(project: Project, params: Params, classes: int) -> Knowledge | No
     return probe.ask(project, params, model, head)
 
 
-def _deepest(embedding: Embedding) -> str:
-    """The name of the deepest layer whose features were kept."""
-    return [layer.name for layer in embedding.layers if layer.name in embedding.depths][-1]
-
-
 def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> nn.Module:
     """The frozen backbone as far as the deepest layer that `embed` kept, pooled as it did."""
     from torch import nn
@@ -223,7 +229,7 @@ def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> 
     embedding = Embedding.read(project.features(backbone.name) / "embedding.json")
     example = examples.batch(np.zeros(1, np.int64), 0)
     cut = chain(backbone.model.eval(), backbone.head, example)
-    return nn.Sequential(cut.part(0, cut.index(_deepest(embedding)) + 1), Pool()).eval()
+    return nn.Sequential(cut.part(0, cut.index(embedding.deepest) + 1), Pool()).eval()
 
 
 def _outputs(
@@ -250,7 +256,7 @@ def _outputs(
 
 def _linear_probe(project: Project, manifest: pd.DataFrame, test: baselines.Features) -> Baseline:
     """The probe on the features that `embed` kept of the chosen backbone's deepest layer."""
-    features, rows = _kept_features(project)
+    features, rows = embed.deepest(project, ThawPlan.read(project.thaw_plan).backbone)
     chosen = np.flatnonzero(manifest["split"].to_numpy()[rows] == "train")
     targets = manifest["target"].to_numpy(np.int64)[rows[chosen]]
     classes = len(DataSummary.read(project.summary).classes)
@@ -261,7 +267,7 @@ def _learning_curve(
     project: Project, params: Params, manifest: pd.DataFrame
 ) -> LearningCurve | None:
     """What more labels would bring a linear head on the same features."""
-    features, rows = _kept_features(project)
+    features, rows = embed.deepest(project, ThawPlan.read(project.thaw_plan).backbone)
     chosen = select.drawn(len(rows), params.seed)
     examples = manifest.iloc[rows[chosen]]
     resamples = _resamples(examples["group"].to_numpy(), params)
@@ -269,14 +275,6 @@ def _learning_curve(
     classes = len(DataSummary.read(project.summary).classes)
     kept = np.asarray(features[chosen], np.float32)
     return learning_curve.measure(kept, targets, classes, resamples, len(rows))
-
-
-def _kept_features(project: Project) -> tuple[baselines.Features, Ints]:
-    """The chosen backbone's deepest features that `embed` kept [n, d], and their manifest rows."""
-    folder = project.features(ThawPlan.read(project.thaw_plan).backbone)
-    embedding = Embedding.read(folder / "embedding.json")
-    features = np.load(folder / embedding.depths[_deepest(embedding)], mmap_mode="r")
-    return features, np.load(folder / embedding.rows)
 
 
 def _write_predictions(
@@ -304,7 +302,7 @@ def _write_predictions(
         frame[["label", "predicted"]].to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _write_metrics(project: Project, params: Params, seconds: float) -> None:
+def _write_metrics(project: Project, params: Params, seconds: float, seen: int) -> None:
     """`reports/metrics.json`: one flat object of numbers."""
     evaluation = files.read_json(project.evaluate / "evaluation.json")
     trained = TrainRun.read(project.train / "run.json")
@@ -314,6 +312,7 @@ def _write_metrics(project: Project, params: Params, seconds: float) -> None:
     for name in ("ece", "nll"):
         flat[f"test.{name}"] = evaluation["model"][name]["value"]
         flat[f"test.{name}_uncalibrated"] = evaluation["uncalibrated"][name]["value"]
+    flat["looks.test"] = seen
     flat["test.examples"] = evaluation["examples"]["test"]
     for baseline in evaluation["baselines"]:
         for name in ("accuracy", "balanced_accuracy", "macro_f1"):
@@ -322,6 +321,8 @@ def _write_metrics(project: Project, params: Params, seconds: float) -> None:
         flat[f"train.{name}"] = getattr(trained, name)
     flat["train.prefix_error"] = max(trained.prefix_errors.values(), default=0.0)
     flat |= evaluation["retention"]["figures"]
+    if worst := evaluation["worst"]:
+        flat["test.worst_slice_accuracy"] = worst["accuracy"]["value"]
     if curve := evaluation["learning_curve"]:
         flat["labels.more"] = curve["more"]
         flat |= {f"labels.gain{end}": curve["gain"][key] for end, key in _ENDS.items()}

@@ -53,6 +53,7 @@ def judge(
         "confusion": [
             [int(i), int(j), int(cells[i, j])] for i, j in zip(true, called, strict=True)
         ],
+        "coverage": plain(calibration.coverage(after, labels, bootstrap)),
         "reliability": {
             name: plain(calibration.reliability(values, labels))
             for name, values in probabilities.items()

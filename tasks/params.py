@@ -74,6 +74,7 @@ class PrepareParams(Section):
     label_column: str = "label"
     split_column: str = "split"
     group_column: str = "group"
+    columns: list[str] = []
     store_side: Count = 256
     max_pixels: Count = 50_000_000
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05

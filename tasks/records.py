@@ -13,6 +13,7 @@ from typing import Any, Literal
 from tasks import files
 
 SPLITS = ("train", "validation", "test")
+COLUMN = "column."  # in the manifest, before the names of `prepare.columns`
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Project:
     def selection(self) -> Path:
         """A `Selection` as JSON."""
         return self.root / "outputs/select.json"
+
+    @property
+    def inspection(self) -> Path:
+        """An `Inspection` as JSON: what the data says before training."""
+        return self.root / "outputs/inspect.json"
 
     @property
     def thaw_plan(self) -> Path:
@@ -188,6 +194,11 @@ class Embedding:
     depths: dict[str, str]  # layer name → file of its pooled features, [n, d] float32, n = not test
     rows: str  # file of the manifest rows those features belong to, [n] int64
 
+    @property
+    def deepest(self) -> str:
+        """The name of the deepest layer whose features were kept."""
+        return [layer.name for layer in self.layers if layer.name in self.depths][-1]
+
     @classmethod
     def read(cls, path: Path) -> Embedding:
         value = _read(path)
@@ -235,6 +246,27 @@ class Selection:
                 "layers": [Layer(**x) for x in value["layers"]],
             }
         )
+
+    def write(self, path: Path) -> None:
+        files.write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the data says before training; examples as `id`, `source`, `split` and `label`."""
+
+    certificate: dict[str, Any]  # that nothing leaks, bound to the data's digest; `holds`
+    examples: int  # of training and validation, that were looked at
+    label_errors: list[dict[str, Any]]  # with `likely` and `confidence`, the surest first
+    outliers: list[dict[str, Any]]  # with `distance`, the farthest first
+    odd_classes: list[dict[str, Any]]  # `label`, `recall`, `spread`, `apart`
+    telling_columns: list[dict[str, Any]]  # `column`, `accuracy`, `majority`
+    drift: dict[str, Any]  # training against validation: `p_value`, `differs`, `distance`, `label`
+    balance: dict[str, Any]  # training examples of the `smallest` and `largest` class; `ratio`
+
+    @classmethod
+    def read(cls, path: Path) -> Inspection:
+        return cls(**_read(path))
 
     def write(self, path: Path) -> None:
         files.write_json(path, asdict(self))

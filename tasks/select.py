@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks import ridge
-from tasks.embed import drop_unlisted
+from tasks.embed import deepest, drop_unlisted
 from tasks.params import Params
 from tasks.progress import progress
 from tasks.records import Candidate, DataSummary, Embedding, Project, Selection
@@ -146,10 +146,7 @@ def _features(project: Project, embedding: Embedding, seed: int) -> tuple[Featur
     """The deepest features and their targets, at most `MAX_EXAMPLES` drawn by the seed."""
     import pandas as pd
 
-    folder = project.features(embedding.backbone)
-    deepest = [layer.name for layer in embedding.layers if layer.name in embedding.depths][-1]
-    features = np.load(folder / embedding.depths[deepest], mmap_mode="r")
-    rows = np.load(folder / embedding.rows)
+    features, rows = deepest(project, embedding.backbone)
     targets = pd.read_parquet(project.manifest, columns=["target"])["target"].to_numpy(np.int64)
     chosen = drawn(len(rows), seed)
     return np.asarray(features[chosen], np.float32), targets[rows[chosen]]

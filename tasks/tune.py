@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tasks import embed
 from tasks.errors import Diverged, ThawlineError
 from tasks.freeze import epochs_of
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, SearchRange, TrainParams
@@ -15,7 +16,6 @@ from tasks.params import replace as replace_params
 from tasks.progress import progress
 from tasks.records import (
     DataSummary,
-    Embedding,
     Phase,
     Project,
     Selection,
@@ -162,10 +162,8 @@ def _data(project: Project) -> tuple[PhaseData, int, int]:
     from tasks.engine.feeds import Kept
     from tasks.engine.state import PhaseData
 
-    folder = project.features(Selection.read(project.selection).backbone)
-    embedding = Embedding.read(folder / "embedding.json")
-    features = torch.from_numpy(np.load(folder / list(embedding.depths.values())[-1]))
-    rows = np.load(folder / embedding.rows)
+    kept, rows = embed.deepest(project, Selection.read(project.selection).backbone)
+    features = torch.from_numpy(np.array(kept))
     manifest = pd.read_parquet(project.manifest, columns=["split", "target"]).iloc[rows]
     compute = resolve("cpu", "float32")
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)

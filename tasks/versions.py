@@ -20,6 +20,7 @@ VERSIONS = {
     "augment": 4,
     "embed": 3,
     "select": 2,
+    "inspect": 1,
     "freeze": 5,
     "tune": 5,
     "train": 4,

@@ -22,7 +22,8 @@ from tests import small_project as small
 from tests.small_project import CLASSES, run, succeed
 
 BACKBONES = ("mobilenet_v2", "tf_efficientnet_lite0")  # the default ones
-BEFORE_TUNE = ("prepare", "augment", *(f"embed@{name}" for name in BACKBONES), "select", "freeze")
+EMBEDS = tuple(f"embed@{name}" for name in BACKBONES)
+BEFORE_TUNE = ("prepare", "augment", *EMBEDS, "select", "inspect", "freeze")
 FROM_TUNE = ("tune", "train", "evaluate", "package")
 
 

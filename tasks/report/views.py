@@ -7,11 +7,13 @@ from collections import defaultdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tasks import costs, files, freeze, plugins, problems
+from tasks import costs, files, freeze, looks, plugins, problems
+from tasks.inspect import sentences
 from tasks.params import Params
 from tasks.records import (
     SPLITS,
     DataSummary,
+    Inspection,
     Project,
     Selection,
     ThawPlan,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 THUMBNAIL = 160  # pixels of the longer side
 MATRIX_CLASSES = 100  # beyond this the matrix shows the most confused ones
 MATRIX_SHOWN = 50
+SUSPECTS = 12  # pictures of probably wrong labels, and of outliers
 
 Values = dict[str, Any]
 
@@ -59,6 +62,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "classes": by_difficulty(evaluation),
         "reliability": reliability(evaluation),
         "mistakes": mistakes(project, params),
+        "looks": looks.count(project, pd.read_parquet(project.manifest)),
         "policy": ViewPolicy.read(project.augment / "policy.json"),
         "preview": preview(project),
         "selection": Selection.read(project.selection),
@@ -70,6 +74,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "tuning": tuning,
         "settings": settings(tuning.train),
         "retention": retention(Retention.read(project.train / "retention.json")),
+        "inspection": inspection(project),
         "labels": labels(evaluation["learning_curve"]),
         "data": data(DataSummary.read(project.summary)),
         "stages": stages(project, params, seconds),
@@ -278,6 +283,32 @@ def retention(record: Retention) -> Values:
             chart("Accuracy", "accuracy", "validation_accuracy", "validation"),
             chart("Agreement", "agreement", "agreement", "with the old predictions"),
         ],
+    }
+
+
+def inspection(project: Project) -> Values | None:
+    """What the data said before training, in words, and pictures of what to look at."""
+    import pandas as pd
+
+    if not project.inspection.is_file():
+        return None
+    found = Inspection.read(project.inspection)
+    ids = pd.read_parquet(project.manifest, columns=["id"])["id"]
+    places = pd.Series(range(len(ids)), index=ids.to_numpy())
+
+    def shown(examples: list[Values]) -> list[Values]:
+        some = examples[:SUSPECTS]
+        rows = [int(places[example["id"]]) for example in some]
+        problem = plugins.load(problems, DataSummary.read(project.summary).problem)
+        images = problem.thumbnails(project, rows, THUMBNAIL)
+        return [{**example, "image": image} for example, image in zip(some, images, strict=True)]
+
+    return {
+        "sentences": list(sentences(found)),
+        "certificate": found.certificate,
+        "examples": found.examples,
+        "label_errors": shown(found.label_errors),
+        "outliers": shown(found.outliers),
     }
 
 

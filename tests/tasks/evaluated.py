@@ -100,6 +100,7 @@ def images(project: Project, classes: list[str], examples: int) -> pd.DataFrame:
             "height": 96,
             "width": 96,
             "channels": 1,
+            "column.site": generator.choice(["north", "<south>"], examples),
         }
     )
     manifest.to_parquet(project.manifest)

@@ -62,3 +62,17 @@ def test_a_few_perfect_answers_do_not_make_the_model_certain() -> None:
     logits = 2.0 * np.eye(3)[labels]
     assert calibration.fit_temperature(logits, labels) > 0.25
     assert calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, np.int64)) == 1.0
+
+
+def test_the_surest_answers_are_right_more_often() -> None:
+    generator = np.random.default_rng(0)
+    sure = generator.uniform(0.5, 1, 4000)
+    probabilities = np.column_stack([sure, 1 - sure])
+    labels = (generator.random(4000) > sure).astype(np.int64)  # calibrated
+    rows = calibration.coverage(probabilities, labels, Bootstrap(np.arange(4000)))
+    assert [round(row["coverage"], 2) for row in rows] == list(calibration.COVERAGES)
+    accuracies = [row["accuracy"].value for row in rows]
+    assert accuracies == sorted(accuracies)
+    for row in rows:  # right as often as the mean of what is above the threshold
+        expected = (1 + row["threshold"]) / 2
+        assert row["accuracy"].low - 0.01 < expected < row["accuracy"].high + 0.01

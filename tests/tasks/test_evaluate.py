@@ -214,7 +214,7 @@ def test_run_seconds_add_up_what_the_stages_noted(project: Project) -> None:
         cost = {"stage": stage, "seconds": seconds, "cpu_seconds": 1.0, "peak_mb": 1.0}
         files.write_json(stages / f"{stage}.json", cost)
     (stages / "train.json").write_text("not JSON")
-    evaluate._write_metrics(project, params, seconds=7.0)
+    evaluate._write_metrics(project, params, seconds=7.0, seen=1)
     metrics = json.loads((project.reports / "metrics.json").read_text())
     assert metrics["run.seconds"] == 1107.0  # package comes later
 

@@ -120,6 +120,10 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],
         "more labels would bring a linear head about +",
+        "no other model of this project was judged",
+        "Validation and test look alike to the model",
+        "<south>",  # a slice
+        "Answering only when sure",
         "torch 2.14.1",
         "alpha 0.5 is ahead of the fine-tuned weights: right on 85.0% of 120",
         "32.5% the same answer as before",

@@ -24,11 +24,14 @@ def read(params: PrepareParams, root: Path) -> pd.DataFrame:
     """The raw examples of `params.data`, a path relative to the project or absolute.
 
     Columns: `source` (relative to the data), `label`, `split` and `group` (missing where not
-    given), `file` (absolute path) and `row` (in a Parquet of images; -1: `file` is the image).
+    given), `file` (absolute path) and `row` (in a Parquet of images; -1: `file` is the image), and
+    those of `params.columns`, their names after `COLUMN`.
     `frame.attrs["ignored"]` counts other files. Raises `DataError` when the data is unusable.
     """
     path = root / params.data
     if path.is_dir():
+        if params.columns:
+            raise DataError(f"prepare.columns needs a manifest, and {params.data} is a folder")
         frame = _read_folder(path)
     elif path.is_file() and path.suffix.lower() in TABLES:
         frame = tables.read(path, params, root)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tasks import partition
 from tasks.errors import DataError, nearest
 from tasks.params import PrepareParams
+from tasks.records import COLUMN
 
 IMAGE_COLUMN = "image"  # of a Parquet: bytes, or Hugging Face's {bytes, path}
 BATCH = 64  # rows of image bytes in memory at once
@@ -33,6 +34,8 @@ def read(path: Path, params: PrepareParams, root: Path) -> pd.DataFrame:
     frame = pd.DataFrame({"label": _labels(table, params.label_column, path)})
     frame["split"] = _splits(_optional(table, "split_column", params, path), path)
     frame["group"] = _text(_optional(table, "group_column", params, path))
+    for name in params.columns:
+        frame[COLUMN + name] = _values(_column(table, name, "prepare.columns", path))
     if embedded:
         _refuse_other_than_bytes(path)
         names = (f"{path.name}#{row}" for row in range(len(frame)))
@@ -78,7 +81,8 @@ def _load(path: Path, params: PrepareParams, embedded: bool) -> pd.DataFrame:
     """The columns of the table but for the images."""
     if path.suffix.lower() != ".parquet":
         return _read_csv(path)
-    wanted = (params.label_column, params.path_column, params.split_column, params.group_column)
+    own = (params.label_column, params.path_column, params.split_column, params.group_column)
+    wanted = {*own, *params.columns}
     names = [n for n in _schema(path).names if n in wanted or not embedded]
     try:
         table = pq.read_table(path, columns=[n for n in names if n != IMAGE_COLUMN])
@@ -157,6 +161,12 @@ def _text(column: pd.Series[Any]) -> pd.Series[Any]:
     text = column.astype("str").where(column.notna())
     text = text.str.strip()
     return text.where(text != "").astype("str")
+
+
+def _values(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column as numbers where all that is there are some, else as text."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if (numbers.notna() == column.notna()).all() else _text(column)
 
 
 def _labels(table: pd.DataFrame, name: str, path: Path) -> pd.Series[Any]:

@@ -1,0 +1,87 @@
+"""`thawline doctor --data`: what some data says before there is a project for it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flows import new
+from flows.doctor import Finding
+from tasks import catalogue, params_file
+from tasks.errors import ThawlineError
+from tasks.params import Params
+from tasks.params import replace as changed
+from tasks.records import SPLITS, DataSummary, Inspection, Project
+
+BACKBONE = "mobilenet_v2"  # whose features the data is looked at with
+NAMED = 5  # examples that a finding names
+
+
+def examine(wanted: new.Wanted) -> list[Finding]:
+    """Prepare and inspect some data in a folder that is gone afterwards; `wanted.folder` is not
+    used. Data that cannot be used is a finding too."""
+    with tempfile.TemporaryDirectory(prefix="thawline-") as name:
+        folder = Path(name) / "data"
+        try:
+            new.make(replace(wanted, folder=folder))
+            project, params = Project(folder), params_file.load(folder)
+            return list(_findings(project, _inspected(project, params)))
+        except ThawlineError as error:
+            return [Finding("data", "fail", str(error), "mend it before training")]
+
+
+def _inspected(project: Project, params: Params) -> Inspection:
+    from tasks import augment, embed, inspect, prepare, select
+
+    params = changed(params, {"embed.backbones": [BACKBONE], "select.backbone": BACKBONE})
+    catalogue.fetch_weights(BACKBONE)
+    prepare.run(project, params)
+    augment.run(project, params)
+    embed.run(project, params, BACKBONE)
+    select.run(project, params)
+    inspect.run(project, params)
+    return Inspection.read(project.inspection)
+
+
+def _findings(project: Project, found: Inspection) -> Iterator[Finding]:
+    from tasks.inspect import sentences
+
+    summary = DataSummary.read(project.summary)
+    counts = ", ".join(f"{sum(summary.counts[split].values()):,} {split}" for split in SPLITS)
+    yield Finding("data", "ok", f"{len(summary.classes)} classes; {counts}")
+    for what, notes, advice in (
+        ("unreadable", summary.unreadable, "set aside"),
+        ("copies", summary.exact_duplicates, "left out"),
+        ("two labels", summary.conflicts, "the same content under two labels: left out"),
+        (
+            "near-duplicates",
+            summary.details.get("near_duplicates_left_out", []),
+            "left out, as they would leak between splits",
+        ),
+    ):
+        if notes:
+            yield Finding(what, "warn", f"{len(notes)}: {_sources(notes)}", advice)
+    if found.certificate["holds"]:
+        told = f"none between splits (certificate {found.certificate['sha256'][:12]})"
+        yield Finding("leaks", "ok", told)
+    lists = {"wrong labels": found.label_errors, "outliers": found.outliers}
+    for sentence in sentences(found):
+        yield Finding("look", "warn" if found.certificate["holds"] else "fail", sentence)
+    for what, examples in lists.items():
+        if examples:
+            yield Finding(what, "warn", _sources(examples), "the surest first")
+
+
+def _sources(notes: list[dict[str, str]]) -> str:
+    more = f" and {len(notes) - NAMED} more" if len(notes) > NAMED else ""
+
+    def told(note: dict[str, str]) -> str:
+        return (
+            f"{note['source']} ({note['label']} → {note['likely']})"
+            if "likely" in note
+            else (str(note["source"]))
+        )
+
+    return ", ".join(told(note) for note in notes[:NAMED]) + more
