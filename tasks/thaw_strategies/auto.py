@@ -19,7 +19,7 @@ from tasks.thaw_strategies import _layers
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 SEPARATED = 0.995  # leave-one-out accuracy of a linear head that is enough
-FEW, FEW_FRACTION = 1000, 0.25  # examples below which nothing is raced, and what thaws then
+FEW, FEW_FRACTION = 1000, 0.5  # examples below which nothing is raced, and what thaws then
 PHASES = 2
 
 Race = Callable[[Sequence[list[Phase]]], list[float]]
