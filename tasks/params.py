@@ -119,10 +119,16 @@ class EmbedParams(Section):
 
 
 class SelectParams(Section):
-    """The choice of backbone from its features."""
+    """The choice of backbone: by its features, within limits, and by a race of the best."""
 
     backbone: str = "auto"
+    prefer: Literal["accuracy", "speed", "size"] = "speed"
     cost_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    race: Annotated[int, Field(ge=0, le=16)] = 3
+    max_parameters: Count | None = None
+    max_megabytes: Positive | None = None
+    max_latency_ms: Positive | None = None
+    licences: list[str] = []
 
 
 class FreezeParams(Section):

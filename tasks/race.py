@@ -29,13 +29,14 @@ class Entrant:
     name: str
     plan: ThawPlan
     settings: TrainParams
+    epochs: int | None = None  # None: as few as say something
 
 
 def run(
     setup: Setup, entrants: Sequence[Entrant], epoch_minutes: float | None = None
 ) -> list[dict[str, Any]]:
-    """Train each briefly; `name`, `validation_loss` (None: it diverged), `validation_accuracy`,
-    and `too_slow` where an epoch took longer than `epoch_minutes`.
+    """Train each briefly; `name`, `validation_loss` (None: it diverged) and `validation_accuracy`
+    of its best epoch, and `too_slow` where an epoch took longer than `epoch_minutes`.
 
     The entrants come from the cheapest to the deepest. The network of `setup` is left as it was.
     """
@@ -81,7 +82,7 @@ def _result(row: dict[str, Any]) -> str:
 def _standing(setup: Setup, entrant: Entrant, epoch_minutes: float | None) -> dict[str, Any]:
     # An epoch for each phase before the last.
     phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
-    epochs = max(_epochs(setup, entrant.settings), len(phases))
+    epochs = entrant.epochs or max(least_epochs(setup, entrant.settings), len(phases))
     settings = entrant.settings.model_copy(update={"epochs": epochs, "patience": 0})
     racing = setup.racing(replace(entrant.plan, phases=phases), settings)
     trainer = racing.trainer(None, lambda state: None)
@@ -98,6 +99,7 @@ def _standing(setup: Setup, entrant: Entrant, epoch_minutes: float | None) -> di
     return row | ({"too_slow": True} if too_slow else {})
 
 
-def _epochs(setup: Setup, settings: TrainParams) -> int:
+def least_epochs(setup: Setup, settings: TrainParams) -> int:
+    """The fewest epochs that say something."""
     steps = max(1, len(setup.targets["train"]) // settings.batch_size)
     return min(settings.epochs, max(EPOCHS, math.ceil(LEAST_STEPS / steps)))

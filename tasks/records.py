@@ -217,8 +217,11 @@ class Candidate:
     flops: int
     ridge: float  # leave-one-out accuracy of a ridge head on train + validation features
     knn: float  # leave-one-out accuracy of k nearest neighbours
-    score: float  # what the rank is by; higher is better
-    rank: int
+    score: float  # higher is better
+    rank: int  # by the race where there was one, else by score
+    licence: str = ""
+    ruled_out: str = ""  # the limit that it is beyond
+    race: list[dict[str, Any]] = field(default_factory=list)  # its rounds, see `tasks.contest`
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ class Selection:
     layers: list[Layer]
     examples: int  # of the training split
     classes: int
+    agreement: dict[str, Any] = field(default_factory=dict)  # of the race with the scores
 
     @classmethod
     def read(cls, path: Path) -> Selection:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ import pandas as pd
 import pytest
 
 from tasks import ridge, select
+from tasks.errors import ThawlineError
+from tasks.params import SelectParams
 from tasks.records import Candidate, DataSummary, Embedding, Layer, Project, Selection
 from tests.tasks import drawn_project
 
@@ -67,6 +71,7 @@ def embed(project: Project, name: str, clearness: float, flops: int, width: int 
 
 
 def chosen(project: Project, backbones: list[str], **section: object) -> Selection:
+    section = {"race": 0, **section}
     params = drawn_project.params(embed={"backbones": backbones}, select=section)
     select.run(project, params)
     return Selection.read(project.selection)
@@ -103,9 +108,85 @@ def test_equal_scores_go_to_the_cheaper_then_to_the_first_name() -> None:
     def candidate(name: str, flops: int) -> Candidate:
         return Candidate(name, 1, flops, 0.8, 0.7, 0.0, 0)
 
-    ranked = select.rank([candidate("c", 9), candidate("b", 5), candidate("a", 5)], 0.0)
+    free = SelectParams(cost_weight=0)
+    ranked = select.rank([candidate("c", 9), candidate("b", 5), candidate("a", 5)], free)
     assert [c.backbone for c in ranked] == ["a", "b", "c"]
     assert select.why(ranked, "a", True).startswith("a scores as well as b and costs no more")
+
+
+def candidate(name: str, score: float, parameters: int = 1000, flops: int = 1000) -> Candidate:
+    return Candidate(name, parameters, flops, score, score, 0.0, 0, licence="MIT")
+
+
+def test_what_costs_is_what_is_preferred() -> None:
+    known = [candidate("slim", 0.8, 10, 10_000), candidate("quick", 0.8, 10_000, 10)]
+    known.append(candidate("best", 0.81, 10_000, 10_000))
+    first = {
+        prefer: select.rank(known, SelectParams(prefer=prefer))[0].backbone
+        for prefer in ("accuracy", "speed", "size")
+    }
+    assert first == {"accuracy": "best", "speed": "quick", "size": "slim"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"max_parameters": 25}, "30 parameters, select.max_parameters is 25"),
+        ({"max_megabytes": 1e-5}, "0.0 MB, select.max_megabytes is 1e-05"),
+        ({"licences": ["Apache-2.0"]}, "its licence is MIT, not one of select.licences"),
+    ],
+)
+def test_candidates_beyond_a_limit_are_out(
+    tmp_path: Path, limits: dict[str, object], told: str
+) -> None:
+    project = project_of(tmp_path)
+    embed(project, "clear", 2.0, 1000)
+    with pytest.raises(ThawlineError, match=r"no backbone is within the limits.*raise a limit"):
+        chosen(project, ["clear"], **limits)
+    with pytest.raises(ThawlineError, match=re.escape(told)):
+        chosen(project, ["clear"], backbone="clear", **limits)
+
+
+def test_the_best_within_the_limits_is_taken(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    for name, clearness in (("clear", 2.0), ("vague", 0.1)):
+        embed(project, name, clearness, 1000)
+    path = project.features("clear") / "embedding.json"
+    record = Embedding.read(path)
+    layers = [replace(record.layers[0], parameters=10**6), *record.layers[1:]]
+    replace(record, layers=layers).write(path)
+    found = chosen(project, ["clear", "vague"], max_parameters=1000)
+    assert found.backbone == "vague" and "1 beyond a limit" in found.why
+    assert [c.rank for c in found.candidates] == [1, 2]
+    assert found.candidates[1].ruled_out.startswith("1,000,020 parameters")
+
+
+def test_the_shortlist_is_what_scores_cannot_tell_apart() -> None:
+    names = {"a": 0.9, "b": 0.89, "c": 0.88, "d": 0.86}
+    ranked = select.rank([candidate(n, s) for n, s in names.items()], SelectParams())
+    assert [c.backbone for c in select.shortlist(ranked, 16)] == ["a", "b", "c"]
+    assert [c.backbone for c in select.shortlist(ranked, 2)] == ["a", "b"]
+    assert select.shortlist(ranked, 0) == []
+
+
+def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
+    def raced(*rounds: tuple[float, float | None]) -> list[dict[str, object]]:
+        return [
+            {"epochs": 2, "accuracy": {"value": a}, "loss": loss, "multiply_adds": 5}
+            for a, loss in rounds
+        ]
+
+    known = [candidate(name, 0.9 - i / 100) for i, name in enumerate("abcd")]
+    ranked = select.rank(known, SelectParams())
+    rounds = {"a": [(0.9, 0.5)], "b": [(0.7, 0.6), (0.8, 0.5)], "c": [(0.7, 0.5), (0.8, 0.4)]}
+    with_rounds = [replace(c, race=raced(*rounds.get(c.backbone, []))) for c in ranked]
+    found, agreement = select.by_race(with_rounds, SelectParams())
+    # Who came further is ahead; of equals the lower loss; who did not run comes last.
+    assert [(c.backbone, c.rank) for c in found] == [("c", 1), ("b", 2), ("a", 3), ("d", 4)]
+    assert agreement == {"same_first": False, "tau": -1.0, "multiply_adds": 25}
+    assert select.why(found, "c", True).startswith("c has won a race of 3 close candidates")
+    lost = [replace(with_rounds[0], race=raced((0.99, None))), with_rounds[1]]
+    assert select.by_race(lost, SelectParams())[0][0].backbone == "b"
 
 
 def test_one_candidate_is_enough_and_what_is_left_of_others_goes(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""A contest of backbones: short fine-tunings, of which the better half goes on for twice as long.
+
+Successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943). Each round trains anew
+with the whole schedule of the default recipe, from the kept output of the frozen part, and is
+judged on validation. What it costs is counted in multiply-adds, so that it repeats exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tasks import freeze, metrics, race
+from tasks.params import FreezeParams, Params, TrainParams
+from tasks.records import Project, Selection, ThawPlan, ViewPolicy
+
+CONFIDENCE = 0.95
+BACKWARD = 2  # a backward pass costs about so many forward ones
+
+Rounds = dict[str, list[dict[str, Any]]]
+
+
+def run(
+    project: Project,
+    params: Params,
+    contenders: Sequence[Selection],
+    worth: Callable[[str, float], float],
+) -> Rounds:
+    """The rounds of each contender, by backbone.
+
+    A round: `epochs`, `steps`, `accuracy` on validation with its Wilson interval, `loss` (None: it
+    diverged) and `multiply_adds`. `worth(backbone, accuracy)` is what rounds are won by; of equals
+    the lower loss wins.
+    """
+    rounds: Rounds = {selection.backbone: [] for selection in contenders}
+    left, doublings = list(contenders), 0
+    while True:
+        for selection in left:
+            rounds[selection.backbone].append(_round(project, params, selection, 2**doublings))
+        left.sort(key=lambda s: standing(rounds[s.backbone][-1], s.backbone, worth), reverse=True)
+        if len(left) <= 2:  # of two, both have been seen for as long
+            return rounds
+        left, doublings = left[: -(-len(left) // 2)], doublings + 1
+
+
+def standing(
+    last: dict[str, Any], backbone: str, worth: Callable[[str, float], float]
+) -> tuple[float, float]:
+    """What a round is compared by."""
+    if last["loss"] is None:
+        return float("-inf"), 0.0
+    return worth(backbone, last["accuracy"]["value"]), -last["loss"]
+
+
+def _round(project: Project, params: Params, selection: Selection, times: int) -> dict[str, Any]:
+    from tasks.engine.setup import Setup
+
+    policy = ViewPolicy.read(project.augment / "policy.json")
+    plan = freeze.make(selection, FreezeParams(), policy)
+    recipe = TrainParams()
+    setup = Setup.make(project, params, plan, recipe)
+    epochs = times * race.least_epochs(setup, recipe)
+    [found] = race.run(setup, [race.Entrant(selection.backbone, plan, recipe, epochs)])
+    examples = {split: len(targets) for split, targets in setup.targets.items()}
+    accuracy = metrics.wilson(
+        found["validation_accuracy"] or 0.0, examples["validation"], CONFIDENCE
+    )
+    return {
+        "epochs": epochs,
+        "steps": epochs * (examples["train"] // recipe.batch_size),
+        "accuracy": {name: round(getattr(accuracy, name), 6) for name in ("value", "low", "high")},
+        "loss": found["validation_loss"],
+        "multiply_adds": _multiply_adds(plan, policy, examples, epochs),
+    }
+
+
+def _multiply_adds(
+    plan: ThawPlan, policy: ViewPolicy, examples: dict[str, int], epochs: int
+) -> int:
+    """Of a training: the frozen part once a view, or an epoch where it is not kept, and what is
+    above it forwards and backwards."""
+    line = freeze.start(plan.layers, plan.phases[-1])
+    below = sum(layer.flops for layer in plan.layers[:line])
+    above = sum(layer.flops for layer in plan.layers[line:])
+    views = min(epochs, policy.views if policy.transforms else 1) if plan.cache else epochs
+    frozen = (views * examples["train"] + examples["validation"]) * below
+    judged = (epochs + 1) * examples["validation"] * above
+    return frozen + judged + epochs * examples["train"] * (1 + BACKWARD) * above
