@@ -28,6 +28,7 @@ EACH, MORE = 40, 5  # images of a class; images of two classes that are added la
 TRUNCATED, DUPLICATE = "包/截断.png", "包/重复.png"
 SETTINGS = [
     "threads=1",
+    "select.race=0",
     "augment.image_size=64",
     "augment.views=2",
     "train.epochs=4",
