@@ -8,13 +8,12 @@ seconds) and the report.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks import (
     baselines,
@@ -25,6 +24,7 @@ from tasks import (
     evidence,
     files,
     learning_curve,
+    linear_probes,
     looks,
     metrics,
     plugins,
@@ -38,16 +38,12 @@ from tasks.errors import DataError
 from tasks.learning_curve import LearningCurve
 from tasks.metrics import Bootstrap, Floats, Ints
 from tasks.params import Params, TrainParams
-from tasks.progress import progress
-from tasks.records import DataSummary, Embedding, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
+from tasks.records import DataSummary, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
 from tasks.retention import Knowledge, Retention
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
-
-    from tasks.engine.device import Compute
-    from tasks.problems import Backbone, Examples
 
 
 DRIFT = ("validation", "test")  # the splits that are compared
@@ -69,11 +65,11 @@ def run(project: Project, params: Params) -> None:
             f"{params.prepare.data} has no test examples to evaluate on; give some a test split, "
             "or raise prepare.split.test"
         )
-    logits, features = _forward(project, params, summary, manifest)
-    probe = _linear_probe(project, manifest, features)
+    logits = _forward(project, params, summary, manifest)
+    probes = linear_probes.run(project, params, manifest)
     known = _knowledge(project, params, len(summary.classes))
     curve = _learning_curve(project, params, manifest)
-    conclude(project, params, manifest, logits, probe, known, curve)
+    conclude(project, params, manifest, logits, probes, known, curve)
     seen = looks.note(project, manifest)
     seconds = time.monotonic() - begun
     _write_metrics(project, params, seconds, seen)
@@ -85,7 +81,7 @@ def conclude(
     params: Params,
     manifest: pd.DataFrame,
     logits: dict[str, Floats],
-    probe: Baseline,
+    probes: Sequence[Baseline],
     known: Knowledge | None,
     curve: LearningCurve | None,
 ) -> None:
@@ -111,7 +107,7 @@ def conclude(
         **evidence.judge(
             labels,
             probabilities,
-            [majority, probe],
+            [majority, *probes],
             classes,
             resamples,
             probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
@@ -150,8 +146,8 @@ def _resamples(groups: Any, params: Params) -> Bootstrap:
 
 def _forward(
     project: Project, params: Params, summary: DataSummary, manifest: pd.DataFrame
-) -> tuple[dict[str, Floats], baselines.Features]:
-    """Logits of validation and test [n, classes], and the test features of the frozen backbone."""
+) -> dict[str, Floats]:
+    """Logits of validation and test [n, classes]."""
     import torch
 
     import tasks.problems
@@ -159,13 +155,11 @@ def _forward(
 
     plan = ThawPlan.read(project.thaw_plan)
     problem = plugins.load(tasks.problems, params.problem)
-    fast = device.resolve(params.device, params.precision)
     exact = device.resolve(params.device, "float32")  # as the packaged model predicts
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")
     examples = problem.examples(project, policy, backbone)
     model, _ = _trained(project, problem, plan, len(summary.classes))
-    frozen = _up_to_deepest(project, backbone, examples)
     size = params.embed.batch_size
 
     def predict(inputs: Tensor) -> Tensor:
@@ -174,15 +168,11 @@ def _forward(
 
     channels_last: dict[str, Any] = {"memory_format": torch.channels_last}
     model.to(exact.device, **channels_last)
-    logits = {
-        split: _outputs(predict, examples, _rows(manifest, split), size, exact, f"predict {split}")
-        for split in ("validation", "test")
-    }
-    frozen.to(fast.device, **channels_last)
-    features = _outputs(
-        frozen, examples, _rows(manifest, "test"), size, fast, "frozen features of test"
-    )
-    return {k: v.astype(np.float64) for k, v in logits.items()}, features
+    found = {}
+    for split in ("validation", "test"):
+        rows, what = _rows(manifest, split), f"predict {split}"
+        found[split] = linear_probes.outputs(predict, examples, rows, size, exact, what)
+    return {split: logits.astype(np.float64) for split, logits in found.items()}
 
 
 def _trained(
@@ -217,50 +207,6 @@ def _knowledge(project: Project, params: Params, classes: int) -> Knowledge | No
     problem = plugins.load(tasks.problems, params.problem)
     model, head = _trained(project, problem, plan, classes)
     return probe.ask(project, params, model, head)
-
-
-def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> nn.Module:
-    """The frozen backbone as far as the deepest layer that `embed` kept, pooled as it did."""
-    from torch import nn
-
-    from tasks.engine.pooling import Pool
-    from tasks.engine.split import chain
-
-    embedding = Embedding.read(project.features(backbone.name) / "embedding.json")
-    example = examples.batch(np.zeros(1, np.int64), 0)
-    cut = chain(backbone.model.eval(), backbone.head, example)
-    return nn.Sequential(cut.part(0, cut.index(embedding.deepest) + 1), Pool()).eval()
-
-
-def _outputs(
-    model: Callable[[Tensor], Tensor],
-    examples: Examples,
-    rows: Ints,
-    size: int,
-    compute: Compute,
-    what: str,
-) -> npt.NDArray[np.float32]:
-    """What the model gives for the plain view of some rows: [n, d]."""
-    import torch
-
-    found: list[npt.NDArray[np.float32]] = []
-    with torch.inference_mode(), progress(what, len(rows)) as advance:
-        for start in range(0, len(rows), size):
-            inputs = compute.send(examples.batch(rows[start : start + size], 0))
-            with compute.autocast():
-                outputs = model(inputs)
-            found.append(outputs.float().cpu().numpy())
-            advance(len(outputs))
-    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
-
-
-def _linear_probe(project: Project, manifest: pd.DataFrame, test: baselines.Features) -> Baseline:
-    """The probe on the features that `embed` kept of the chosen backbone's deepest layer."""
-    features, rows = embed.deepest(project, ThawPlan.read(project.thaw_plan).backbone)
-    chosen = np.flatnonzero(manifest["split"].to_numpy()[rows] == "train")
-    targets = manifest["target"].to_numpy(np.int64)[rows[chosen]]
-    classes = len(DataSummary.read(project.summary).classes)
-    return baselines.linear_probe((features, targets), test, classes, chosen)
 
 
 def _learning_curve(

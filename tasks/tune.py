@@ -23,7 +23,7 @@ from tasks.records import (
     Tuning,
 )
 
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of `train.learning_rate: auto`
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
 
 if TYPE_CHECKING:
     from torch import Tensor

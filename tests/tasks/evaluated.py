@@ -50,7 +50,9 @@ def write(root: Path, classes: list[str], examples: int = 600, skill: float = 3.
     baseline = Baseline("linear_probe", title, probe, {"C": 0.01, "features": 1280})
     known = Retention.read(project.train / "retention.json").knowledge
     curve = _learning_curve(manifest, len(classes))
-    evaluate.conclude(project, settings, manifest, logits, baseline, known, curve)
+    other = Baseline("linear_probe_resnet18", "A linear probe on resnet18", probe[::-1], {})
+    beside = [baseline, other]
+    evaluate.conclude(project, settings, manifest, logits, beside, known, curve)
     return project
 
 

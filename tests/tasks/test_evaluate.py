@@ -33,7 +33,7 @@ from tasks.errors import DataError
 from tasks.metrics import Bootstrap, Comparison, Interval
 from tasks.params import HeadParams, Params, TrainParams
 from tasks.problems import image_classification as problem
-from tasks.records import Embedding, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
+from tasks.records import Project, ThawPlan, TrainRun, Tuning, ViewPolicy
 from tests.tasks import drawn_project
 
 ROOT = Path(__file__).parents[2]
@@ -161,20 +161,6 @@ def test_metrics_are_those_of_the_predictions(project: Project, predictions: pd.
     for name in names.split():
         assert isinstance(metrics[name], float), name
     assert metrics["train.prefix_bytes"] == metrics["train.prefix_error"] == 0  # not recorded here
-
-
-def test_the_probe_sees_test_features_as_embed_would_have_made_them(project: Project) -> None:
-    """The frozen pass over the training rows must give what `embed` kept of them."""
-    params = parameters(project.root)
-    backbone = problem.backbone(BACKBONE, params.embed, project.root)
-    policy = ViewPolicy.read(project.augment / "policy.json")
-    examples = problem.examples(project, policy, backbone)
-    embedding = Embedding.read(project.features(BACKBONE) / "embedding.json")
-    rows = np.load(project.features(BACKBONE) / embedding.rows)[:20]
-    kept = np.load(project.features(BACKBONE) / embedding.depths[embedding.layers[-2].name])[:20]
-    frozen = evaluate._up_to_deepest(project, backbone, examples)
-    with torch.inference_mode():
-        assert np.allclose(frozen(examples.batch(rows, 0)).numpy(), kept, atol=1e-4)
 
 
 def test_the_record_repeats_byte_for_byte_and_names_no_place(project: Project) -> None:
