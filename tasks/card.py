@@ -16,10 +16,11 @@ def text(record: dict[str, Any]) -> str:
     """Markdown; the same for the same `model.json`."""
     sections = {
         "Use": _use(record),
-        "Results": _results(record["metrics"]),
+        "Results": _results(record["metrics"]) + _by_slice(record["judged"]["slices"]),
         "Data": _data(record),
         "How it was made": _making(record),
         "Limits": _limits(record),
+        "Lineage": _lineage(record),
     }
     title = record["description"] or f"{len(record['classes'])} classes of images"
     body = "\n".join(f"## {name}\n\n{content}\n" for name, content in sections.items())
@@ -89,15 +90,34 @@ def _results(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def _by_slice(slices: list[dict[str, Any]]) -> str:
+    if not slices:
+        return ""
+    lines = ["", "", "| slice | examples | accuracy | interval |", "|---|---|---|---|"]
+    for row in slices:
+        value, low, high = (row["accuracy"][key] for key in ("value", "low", "high"))
+        lines.append(
+            f"| {row['column']} = {row['value']} | {row['examples']:,} | {value:.3f} | "
+            f"{low:.3f}–{high:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def _data(record: dict[str, Any]) -> str:
     data = record["data"]
     counts = ", ".join(f"{n:,} {split}" for split, n in data["examples"].items())
     given = " and ".join(data["given_splits"])
     origin = f"The {given} split came with it." if given else "Splits were assigned by hash."
+    licence = data["licence"] or "not stated; it is that of its source"
+    leaks = (
+        f"No example of one split is in another (certificate `{data['certificate']}`)."
+        if data["certificate"]
+        else "That no split leaks into another is not certified."
+    )
     return (
-        f"Examples: {counts}. {origin} {data['unreadable']} images could not be read and were "
-        f"left out. Version of the data: `{data['digest']}`. The licence of the data is that of "
-        "its source."
+        f"{data['name']}; licence: {licence}. Examples: {counts}. {origin} {data['unreadable']} "
+        f"images could not be read and were left out. {leaks} Labels that are probably wrong: "
+        f"{data['label_errors']:,} of those that were not for testing."
     )
 
 
@@ -119,7 +139,9 @@ def _making(record: dict[str, Any]) -> str:
 - thaw line: `{thaw["thaw_line"]}`; {thaw["frozen_share"]:.0%} of the forward compute lies below \
 it and was proved not to have moved (digests in `run.json`)
 {phases}
-- temperature of the probabilities: {record["temperature"]:.3f}, fitted on the validation split"""
+- temperature of the probabilities: {record["temperature"]:.3f}, fitted on the validation split
+- cost of the training: {record["cost"]["epochs"]} epochs, {record["cost"]["multiply_adds"]:.3g} \
+multiply-adds at most"""
 
 
 def _limits(record: dict[str, Any]) -> str:
@@ -128,7 +150,24 @@ def _limits(record: dict[str, Any]) -> str:
         "- It always answers with one of its classes, also to a picture of something else.",
         "- The figures hold for pictures like those of the test split.",
     ]
+    worst, drift = record["judged"]["worst"], record["judged"]["drift"]
+    if worst is not None:
+        lines.append(
+            f"- It is right least often where {worst['column']} is {worst['value']}: on "
+            f"{worst['accuracy']['value']:.1%} of {worst['examples']:,}"
+            + (", worse than elsewhere beyond chance." if worst["worse"] else ".")
+        )
+    if drift["differs"]:
+        name = record["classes"][drift["target"]]
+        lines.append(f"- Validation and test data differ, most in what it takes for {name}.")
     probe, low = metrics.get("baseline.linear_probe.accuracy"), metrics.get("test.accuracy_low")
     if probe is not None and low is not None and probe >= low:
         lines.append("- It is not clearly better than a linear probe on the frozen backbone.")
     return "\n".join(lines)
+
+
+def _lineage(record: dict[str, Any]) -> str:
+    return (
+        f"Data `{record['data']['digest']}` → backbone `{record['weights']['sha256']}` → this "
+        "model. The registered version carries the git commit and the DVC hashes as tags."
+    )

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tasks import freeze, metrics, race
+from tasks import costs, freeze, metrics, race
 from tasks.params import FreezeParams, Params, TrainParams
-from tasks.records import Project, Selection, ThawPlan, ViewPolicy
+from tasks.records import Project, Selection, ViewPolicy
 
 CONFIDENCE = 0.95
-BACKWARD = 2  # a backward pass costs about so many forward ones
 
 Rounds = dict[str, list[dict[str, Any]]]
 
@@ -70,19 +69,5 @@ def _round(project: Project, params: Params, selection: Selection, times: int) -
         "steps": epochs * (examples["train"] // recipe.batch_size),
         "accuracy": {name: round(getattr(accuracy, name), 6) for name in ("value", "low", "high")},
         "loss": found["validation_loss"],
-        "multiply_adds": _multiply_adds(plan, policy, examples, epochs),
+        "multiply_adds": costs.multiply_adds(plan, policy, examples, [epochs]),
     }
-
-
-def _multiply_adds(
-    plan: ThawPlan, policy: ViewPolicy, examples: dict[str, int], epochs: int
-) -> int:
-    """Of a training: the frozen part once a view, or an epoch where it is not kept, and what is
-    above it forwards and backwards."""
-    line = freeze.start(plan.layers, plan.phases[-1])
-    below = sum(layer.flops for layer in plan.layers[:line])
-    above = sum(layer.flops for layer in plan.layers[line:])
-    views = min(epochs, policy.views if policy.transforms else 1) if plan.cache else epochs
-    frozen = (views * examples["train"] + examples["validation"]) * below
-    judged = (epochs + 1) * examples["validation"] * above
-    return frozen + judged + epochs * examples["train"] * (1 + BACKWARD) * above

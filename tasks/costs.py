@@ -1,13 +1,17 @@
-"""What the stages of a run have cost so far, as the stage runner notes it."""
+"""What a run costs: seconds, as the stage runner notes them, and multiply-adds, as planned."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks import freeze
 from tasks.params import Params
-from tasks.records import Project
+from tasks.records import Project, ThawPlan, ViewPolicy
+
+BACKWARD = 2  # a backward pass costs about so many forward ones
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,20 @@ def _read(path: Path, stage: str) -> StageCost:
         return StageCost(stage, *(float(noted[k]) for k in ("seconds", "cpu_seconds", "peak_mb")))
     except (OSError, ValueError, KeyError, TypeError):
         return StageCost(stage)  # a figure for people is no reason to fail
+
+
+def multiply_adds(
+    plan: ThawPlan, policy: ViewPolicy, examples: dict[str, int], epochs: Sequence[int]
+) -> int:
+    """Of a training with so many epochs a phase: the frozen part once a view, or every epoch where
+    it is not kept, and what is above it forwards and backwards; `examples` by split."""
+    total = 0
+    for phase, count in zip(plan.phases, epochs, strict=True):
+        line = freeze.start(plan.layers, phase)
+        below = sum(layer.flops for layer in plan.layers[:line])
+        above = sum(layer.flops for layer in plan.layers[line:])
+        views = min(count, policy.views if policy.transforms else 1) if plan.cache else count
+        total += (views * examples["train"] + examples["validation"]) * below
+        total += (count + 1) * examples["validation"] * above
+        total += count * examples["train"] * (1 + BACKWARD) * above
+    return total

@@ -17,10 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tasks import card, files
+from tasks import card, catalogue, costs, files
 from tasks.errors import ThawlineError
+from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
-from tasks.records import DataSummary, Project, Selection, ThawPlan, TrainRun, Tuning
+from tasks.records import (
+    DataSummary,
+    Inspection,
+    Project,
+    Selection,
+    ThawPlan,
+    TrainRun,
+    Tuning,
+    ViewPolicy,
+)
 
 RECORD, WEIGHTS, DIGESTS, RUN, CARD = (
     "model.json",
@@ -101,13 +111,41 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
             "pretraining": chosen.pretraining,
         },
         "data": {
+            "name": Path(params.prepare.data).stem,
+            "licence": params.package.data_licence or _known_licence(params),
             "digest": summary.digest,
             "examples": {split: sum(c.values()) for split, c in summary.counts.items()},
             "given_splits": summary.given_splits,
             "unreadable": len(summary.unreadable),
+            **_inspected(project),
         },
+        "cost": _cost(project, plan, summary),
+        "judged": {key: evaluation[key] for key in ("slices", "worst", "drift", "learning_curve")},
         "metrics": {k: v for k, v in metrics.items() if k.startswith(_FIGURES)},
     }
+
+
+def _known_licence(params: Params) -> str:
+    """The licence of a data set of the catalogue; empty for other data."""
+    known = catalogue.known_data().get(Path(params.prepare.data).stem)
+    return known.licence if known else ""
+
+
+def _inspected(project: Project) -> dict[str, Any]:
+    """What `inspect` found that users of the model should know."""
+    found = Inspection.read(project.inspection)
+    certificate = found.certificate["sha256"] if found.certificate["holds"] else None
+    return {"certificate": certificate, "label_errors": len(found.label_errors)}
+
+
+def _cost(project: Project, plan: ThawPlan, summary: DataSummary) -> dict[str, int]:
+    """Of the training as planned: the same wherever it runs, which seconds are not."""
+    examples = {split: sum(counts.values()) for split, counts in summary.counts.items()}
+    settings = TrainParams.model_validate(Tuning.read(project.tuning).train)
+    epochs = epochs_of(plan.phases, settings.epochs)
+    policy = ViewPolicy.read(project.augment / "policy.json")
+    spent = costs.multiply_adds(plan, policy, examples, epochs)
+    return {"epochs": sum(epochs), "multiply_adds": spent}
 
 
 def digests(folder: Path, predictor: ModuleType) -> dict[str, Any]:

@@ -251,6 +251,7 @@ class PackageParams(Section):
     """The model folder."""
 
     description: str = ""
+    data_licence: str = ""
     onnx: bool = False
 
 

@@ -25,7 +25,7 @@ VERSIONS = {
     "tune": 5,
     "train": 4,
     "evaluate": 4,
-    "package": 3,
+    "package": 4,
 }
 
 HEADER = """\

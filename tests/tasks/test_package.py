@@ -14,6 +14,7 @@ from PIL import Image
 
 from tasks import files, package
 from tasks.errors import ThawlineError
+from tasks.params import replace
 from tasks.problems.image_classification.predictor import Predictor
 from tests.tasks import trained_project
 
@@ -81,6 +82,40 @@ def test_the_record_rebuilds_the_network_and_its_inputs(tmp_path: Path) -> None:
     }
     assert record["metrics"]["test.accuracy_low"] == 0.8
     assert not [key for key in record["metrics"] if "seconds" in key]
+
+
+def test_the_card_tells_data_slices_limits_cost_and_lineage(tmp_path: Path) -> None:
+    project = trained_project.packaged(tmp_path)
+    card = (project.models / "README.md").read_text(encoding="utf-8")
+    record = files.read_json(project.models / "model.json")
+    assert record["cost"]["epochs"] == 10 and record["cost"]["multiply_adds"] > 0
+    for told in (
+        "shoes; licence: not stated",
+        f"certificate `{'c' * 64}`",
+        "Labels that are probably wrong: 1 of those",
+        "| site = south | 120 | 0.800 | 0.700–0.880 |",
+        "right least often where site is south: on 80.0% of 120, worse than elsewhere",
+        "data differ, most in what it takes for 帽子",
+        f"10 epochs, {record['cost']['multiply_adds']:.3g} multiply-adds at most",
+        f"Data `{'d' * 64}` → backbone `{'e' * 64}`",
+    ):
+        assert told in card, told
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "told"),
+    [
+        ("data/fashion_mnist_sample.parquet", "", "fashion_mnist_sample; licence: MIT"),
+        ("data/fashion_mnist_sample.parquet", "CC0-1.0", "licence: CC0-1.0"),
+    ],
+)
+def test_the_licence_of_the_data_is_the_catalogues_or_the_users(
+    tmp_path: Path, data: str, given: str, told: str
+) -> None:
+    project = trained_project.make(tmp_path)
+    values = {"prepare.data": data, "package.data_licence": given}
+    package.run(project, replace(trained_project.params(), values))
+    assert told in (project.models / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_training_whose_frozen_weights_moved_is_not_packaged(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tasks.params import HeadParams, Params
 from tasks.problems.image_classification import architectures, heads
 from tasks.records import (
     DataSummary,
+    Inspection,
     Layer,
     Phase,
     Project,
@@ -59,7 +60,18 @@ def make(root: Path, seed: int = 0, accuracy_low: float = 0.8) -> Project:
     (project.train / "history.csv").write_text(
         "epoch,phase,train_loss,validation_loss\n0,all,1.5,1.25\n1,all,0.5,0.75\n"
     )
-    files.write_json(project.evaluate / "evaluation.json", {"temperature": 1.5})
+    shares = {"value": 0.8, "low": 0.7, "high": 0.88}
+    slow = {"column": "site", "value": "south", "examples": 120, "accuracy": shares, "worse": True}
+    files.write_json(
+        project.evaluate / "evaluation.json",
+        {
+            "temperature": 1.5,
+            "slices": [slow],
+            "worst": slow,
+            "drift": {"p_value": 0.001, "differs": True, "distance": 0.3, "target": 2},
+            "learning_curve": None,
+        },
+    )
     _predictions(seed).to_parquet(project.evaluate / "predictions.parquet", index=False)
     metrics = {
         "test.accuracy": 0.9,
@@ -131,6 +143,16 @@ def _records(project: Project, run_key: str) -> None:
         given_splits=["test"],
     ).write(project.summary)
     ViewPolicy("image_classification", 0, 4, 64, "pad", []).write(project.augment / "policy.json")
+    Inspection(
+        certificate={"data": "d" * 64, "holds": True, "sha256": "c" * 64},
+        examples=60,
+        label_errors=[{"id": "1", "source": "a", "split": "train", "label": "bag"}],
+        outliers=[],
+        odd_classes=[],
+        telling_columns=[],
+        drift={"differs": False},
+        balance={"ratio": 1.0},
+    ).write(project.inspection)
     origin = {"weights_sha256": "e" * 64, "layers": layers}
     Selection(
         backbone=BACKBONE,
