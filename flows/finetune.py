@@ -54,6 +54,7 @@ POLICIES = {
     "freeze": Policy(hours=1),
     "tune": Policy(hours=12, tags=("compute",)),
     "train": Policy(hours=72, retries=5, tags=("compute",)),  # resumes, so a retry costs little
+    "repeat": Policy(hours=72, retries=5, tags=("compute",)),  # goes on with the next repeat
     "evaluate": Policy(hours=6, tags=("compute",)),
     "package": Policy(hours=1),
 }

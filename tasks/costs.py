@@ -27,7 +27,17 @@ class StageCost:
 def before_evaluate(project: Project, params: Params) -> list[StageCost]:
     """The costs of the stages up to training, in pipeline order."""
     embeds = [f"embed@{name}" for name in params.embed.backbones]
-    stages = ["prepare", "augment", *embeds, "select", "inspect", "freeze", "tune", "train"]
+    stages = [
+        "prepare",
+        "augment",
+        *embeds,
+        "select",
+        "inspect",
+        "freeze",
+        "tune",
+        "train",
+        "repeat",
+    ]
     folder = project.scratch / "stages"
     return [_read(folder / f"{stage}.json", stage) for stage in stages]
 

@@ -28,6 +28,7 @@ from tasks import (
     looks,
     metrics,
     plugins,
+    repeat,
     report,
     retention,
     select,
@@ -267,6 +268,11 @@ def _write_metrics(project: Project, params: Params, seconds: float, seen: int) 
         flat[f"train.{name}"] = getattr(trained, name)
     flat["train.prefix_error"] = max(trained.prefix_errors.values(), default=0.0)
     flat |= evaluation["retention"]["figures"]
+    repeated = repeat.read(project)
+    if folds := repeated["folds"]:
+        flat |= {f"folds.accuracy{end}": folds["accuracy"][key] for end, key in _ENDS.items()}
+    if seeds := repeated["seeds"]:
+        flat |= {f"seeds.accuracy_{key}": seeds[key] for key in ("mean", "spread")}
     if worst := evaluation["worst"]:
         flat["test.worst_slice_accuracy"] = worst["accuracy"]["value"]
     if curve := evaluation["learning_curve"]:

@@ -247,6 +247,20 @@ class EvaluateParams(Section):
     mistakes: Annotated[int, Field(ge=0, le=200)] = 24
 
 
+class RepeatParams(Section):
+    """The training again, to see how much of its result is luck."""
+
+    folds: Annotated[int, Field(ge=0, le=100)] = 0
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+
+    @field_validator("folds")
+    @classmethod
+    def _none_or_some(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold leaves nothing to learn from; 0 is none")
+        return value
+
+
 class PackageParams(Section):
     """The model folder."""
 
@@ -278,6 +292,7 @@ class Params(Section):
     tune: TuneParams = TuneParams()
     train: TrainParams = TrainParams()
     retention: RetentionParams = RetentionParams()
+    repeat: RepeatParams = RepeatParams()
     evaluate: EvaluateParams = EvaluateParams()
     package: PackageParams = PackageParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")

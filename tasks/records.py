@@ -79,6 +79,11 @@ class Project:
         return self.root / "outputs/train"
 
     @property
+    def repeat(self) -> Path:
+        """`repeat.json`, and with folds `predictions.parquet`."""
+        return self.root / "outputs/repeat"
+
+    @property
     def evaluate(self) -> Path:
         """`predictions.parquet`, `evaluation.json`."""
         return self.root / "outputs/evaluate"

@@ -24,6 +24,7 @@ VERSIONS = {
     "freeze": 5,
     "tune": 5,
     "train": 4,
+    "repeat": 1,
     "evaluate": 4,
     "package": 4,
 }

@@ -24,7 +24,7 @@ from tests.small_project import CLASSES, run, succeed
 BACKBONES = ("mobilenet_v2", "tf_efficientnet_lite0")  # the default ones
 EMBEDS = tuple(f"embed@{name}" for name in BACKBONES)
 BEFORE_TUNE = ("prepare", "augment", *EMBEDS, "select", "inspect", "freeze")
-FROM_TUNE = ("tune", "train", "evaluate", "package")
+FROM_TUNE = ("tune", "train", "repeat", "evaluate", "package")
 
 
 @dataclass(frozen=True)

@@ -304,6 +304,8 @@ class Setup:
         mapped file."""
         size = self.params.embed.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
+        if len(batches) > 1 and len(batches[-1]) == 1:  # of which a batch norm makes nothing
+            batches[-2:] = [np.concatenate(batches[-2:])]
         pool, features = Pool(), torch.empty(0)
         with torch.no_grad(), self.compute.autocast():
             for i, inputs in enumerate(feed.batches(batches, 0)):

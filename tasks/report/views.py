@@ -7,7 +7,7 @@ from collections import defaultdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tasks import costs, files, freeze, looks, plugins, problems
+from tasks import costs, files, freeze, looks, plugins, problems, repeat
 from tasks.inspect import sentences
 from tasks.params import Params
 from tasks.records import (
@@ -62,6 +62,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "classes": by_difficulty(evaluation),
         "reliability": reliability(evaluation),
         "mistakes": mistakes(project, params),
+        "repeated": repeat.read(project),
         "looks": looks.count(project, pd.read_parquet(project.manifest)),
         "policy": ViewPolicy.read(project.augment / "policy.json"),
         "preview": preview(project),

@@ -1,0 +1,201 @@
+"""repeat: the training again, on other folds and with other seeds; how much of the result is luck?
+
+Folds: every example is held out once, by models that never saw it or its group, so that a small
+data set judges the recipe on all of it. Folds depend on the data alone: models of the same data
+are compared example by example. Seeds: the same split, other random choices, judged on test.
+Each repeat that is done is kept in scratch, so that a killed stage goes on with the next.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tasks import evidence, files, linear_probes, metrics, plugins
+from tasks.errors import DataError
+from tasks.metrics import Bootstrap, Ints
+from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
+from tasks.params import replace as changed
+from tasks.records import DataSummary, Project, ThawPlan, Tuning
+
+if TYPE_CHECKING:
+    from tasks.engine.setup import Setup
+
+PREDICTIONS, RECORD = "predictions.parquet", "repeat.json"
+Rows = dict[str, Ints]  # split → manifest rows
+
+
+def run(project: Project, params: Params) -> None:
+    """Write `repeat.json` and, with folds, `predictions.parquet` (as `evaluate` does).
+
+    Raises `DataError` when a class has fewer groups than there are folds.
+    """
+    options = params.repeat
+    manifest = pd.read_parquet(project.manifest)
+    record: dict[str, Any] = {"folds": None, "seeds": None}
+    shutil.rmtree(project.repeat, ignore_errors=True)
+    project.repeat.mkdir(parents=True)
+    if options.folds:
+        parts = []
+        for number, rows in enumerate(folds(manifest, params), start=1):
+            predicted = _predicted(project, params, rows, f"fold {number} of {options.folds}")
+            parts.append(_frame(manifest, rows["test"], predicted, project).assign(fold=number))
+        frame = pd.concat(parts, ignore_index=True)
+        frame.to_parquet(project.repeat / PREDICTIONS, index=False)
+        record["folds"] = _by_fold(frame, params)
+    if options.seeds > 1:
+        record["seeds"] = _by_seed(project, params, manifest)
+    files.write_json(project.repeat / RECORD, record)
+
+
+def read(project: Project) -> dict[str, Any]:
+    """What the stage found: `folds` and `seeds`, None where nothing was asked of them."""
+    try:
+        found: dict[str, Any] = files.read_json(project.repeat / RECORD)
+    except OSError:
+        return {"folds": None, "seeds": None}
+    return found
+
+
+def folds(manifest: pd.DataFrame, params: Params) -> list[Rows]:
+    """The rows of each fold: its own as `test`, and of the others `train` and `validation`.
+
+    Groups stay together, classes are spread evenly.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = params.repeat.folds
+    targets = manifest["target"].to_numpy(np.int64)
+    groups = metrics.group_index(manifest["group"])
+    smallest = min(len(np.unique(groups[targets == t])) for t in np.unique(targets))
+    if smallest < count:
+        raise DataError(
+            f"repeat.folds is {count}, but the smallest class has {smallest} examples or groups; "
+            f"set it to {smallest} at most"
+        )
+
+    def divided(rows: Ints, parts: int) -> list[Ints]:
+        salt = params.prepare.split.salt
+        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=salt)
+        pieces = splitter.split(rows, targets[rows], groups[rows])
+        return [rows[inside] for _, inside in pieces]
+
+    everything = np.arange(len(manifest))
+    share = params.prepare.split.validation or 0.15
+    found = []
+    for held_out in divided(everything, count):
+        rest = np.setdiff1d(everything, held_out)
+        fewest = int(np.bincount(targets[rest]).min())
+        validation = divided(rest, max(2, min(round(1 / share), fewest)))[0]
+        found.append(
+            {
+                "train": np.setdiff1d(rest, validation),
+                "validation": np.sort(validation),
+                "test": np.sort(held_out),
+            }
+        )
+    return found
+
+
+def _by_fold(frame: pd.DataFrame, params: Params) -> dict[str, Any]:
+    options = params.evaluate
+    groups = metrics.group_index(frame["group"])
+    bootstrap = Bootstrap(groups, options.bootstrap, options.confidence, params.seed)
+    right = (frame["label"] == frame["predicted"]).to_numpy(np.float64)
+    accuracy = bootstrap.interval(
+        np.column_stack([right, np.ones_like(right)]), lambda t: metrics.ratio(t[..., 0], t[..., 1])
+    )
+    each = [float(right[frame["fold"] == number].mean()) for number in sorted(set(frame["fold"]))]
+    found: dict[str, Any] = evidence.plain(
+        {"examples": len(frame), "accuracy": asdict(accuracy), "each": each}
+    )
+    return found
+
+
+def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[str, Any]:
+    splits = manifest["split"].to_numpy()
+    rows = {name: np.flatnonzero(splits == name) for name in ("train", "validation", "test")}
+    labels = manifest["target"].to_numpy(np.int64)[rows["test"]]
+    each = []
+    for number in range(params.repeat.seeds):
+        seeded = changed(params, {"seed": params.seed + number})
+        what = f"seed {seeded.seed}, {number + 1} of {params.repeat.seeds}"
+        each.append(float((_predicted(project, seeded, rows, what) == labels).mean()))
+    spread = float(np.std(each, ddof=1))
+    found: dict[str, Any] = evidence.plain(
+        {"examples": len(labels), "mean": float(np.mean(each)), "spread": spread, "each": each}
+    )
+    return found
+
+
+def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
+    """The classes that a model trained on some rows gives to those of `test`; kept once found."""
+    fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
+    tuning = Tuning.read(project.tuning)
+    settings = TrainParams.model_validate(fixed | tuning.train)
+    key = {
+        "rows": {name: files.sha256_json(part.tolist()) for name, part in rows.items()},
+        "inputs": [files.sha256_file(path) for path in _inputs(project)],
+        "computed": [params.seed, params.threads, params.device, params.precision],
+    }
+    path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
+    if not path.exists():
+        found = _trained(project, params, settings, rows, what)
+        with files.atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
+    return np.asarray(np.load(path))
+
+
+def _inputs(project: Project) -> list[Any]:
+    policy = project.augment / "policy.json"
+    return [project.manifest, policy, project.thaw_plan, project.tuning]
+
+
+def _trained(
+    project: Project, params: Params, settings: TrainParams, rows: Rows, what: str
+) -> Ints:
+    import torch
+
+    import tasks.problems
+    from tasks.engine.device import resolve
+    from tasks.engine.setup import Setup
+
+    plan = ThawPlan.read(project.thaw_plan)
+    setup = Setup.make(project, params, plan, settings)
+    _teach(setup, rows)
+    setup.init_head()
+    setup.trainer(None, lambda state: None).fit(setup.data)
+    problem = plugins.load(tasks.problems, params.problem)
+    exact = resolve(params.device, "float32")
+    setup.model.eval()
+
+    def predict(inputs: torch.Tensor) -> torch.Tensor:
+        views = problem.test_views(inputs, setup.policy)
+        return torch.stack([setup.model(view) for view in views]).mean(0)
+
+    size = params.embed.batch_size
+    logits = linear_probes.outputs(predict, setup.examples, rows["test"], size, exact, what)
+    setup.cache.close()
+    return logits.argmax(1).astype(np.int64)
+
+
+def _teach(setup: Setup, rows: Rows) -> None:
+    """Let a setup learn from other rows than the project's own."""
+    import torch
+
+    targets = pd.read_parquet(setup.project.manifest, columns=["target"])["target"].to_numpy()
+    setup.rows = {name: rows[name] for name in ("train", "validation")}
+    setup.targets = {
+        name: torch.from_numpy(targets[part].astype(np.int64)) for name, part in setup.rows.items()
+    }
+
+
+def _frame(manifest: pd.DataFrame, rows: Ints, predicted: Ints, project: Project) -> pd.DataFrame:
+    examples = manifest.iloc[rows]
+    names = np.asarray(DataSummary.read(project.summary).classes, dtype=object)
+    kept = examples[["id", "source", "group", "label"]].reset_index(drop=True)
+    return kept.assign(predicted=names[predicted])
