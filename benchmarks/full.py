@@ -27,7 +27,6 @@ RECIPES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "all layers": (
         {
             "freeze.strategy": "all",
-            "freeze.learning_rate_fraction": 0.5,
             "train.batch_size": 64,
             "train.ema": 0.995,
         },
