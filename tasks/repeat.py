@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tasks import evidence, files, linear_probes, metrics, plugins
+from tasks import evidence, files, metrics, retrain
 from tasks.errors import DataError
 from tasks.metrics import Bootstrap, Ints
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.params import replace as changed
 from tasks.records import DataSummary, Project, ThawPlan, Tuning
-
-if TYPE_CHECKING:
-    from tasks.engine.setup import Setup
+from tasks.retrain import Rows
 
 PREDICTIONS, RECORD = "predictions.parquet", "repeat.json"
-Rows = dict[str, Ints]  # split → manifest rows
 
 
 def run(project: Project, params: Params) -> None:
@@ -144,54 +141,16 @@ def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
     }
     path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
     if not path.exists():
-        found = _trained(project, params, settings, rows, what)
+        plan = ThawPlan.read(project.thaw_plan)
+        found = retrain.run(project, params, plan, settings, rows, what).logits.argmax(1)
         with files.atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, found)
+            np.save(file, found.astype(np.int64))
     return np.asarray(np.load(path))
 
 
 def _inputs(project: Project) -> list[Any]:
     policy = project.augment / "policy.json"
     return [project.manifest, policy, project.thaw_plan, project.tuning]
-
-
-def _trained(
-    project: Project, params: Params, settings: TrainParams, rows: Rows, what: str
-) -> Ints:
-    import torch
-
-    import tasks.problems
-    from tasks.engine.device import resolve
-    from tasks.engine.setup import Setup
-
-    plan = ThawPlan.read(project.thaw_plan)
-    setup = Setup.make(project, params, plan, settings)
-    _teach(setup, rows)
-    setup.init_head()
-    setup.trainer(None, lambda state: None).fit(setup.data)
-    problem = plugins.load(tasks.problems, params.problem)
-    exact = resolve(params.device, "float32")
-    setup.model.eval()
-
-    def predict(inputs: torch.Tensor) -> torch.Tensor:
-        views = problem.test_views(inputs, setup.policy)
-        return torch.stack([setup.model(view) for view in views]).mean(0)
-
-    size = params.embed.batch_size
-    logits = linear_probes.outputs(predict, setup.examples, rows["test"], size, exact, what)
-    setup.cache.close()
-    return logits.argmax(1).astype(np.int64)
-
-
-def _teach(setup: Setup, rows: Rows) -> None:
-    """Let a setup learn from other rows than the project's own."""
-    import torch
-
-    targets = pd.read_parquet(setup.project.manifest, columns=["target"])["target"].to_numpy()
-    setup.rows = {name: rows[name] for name in ("train", "validation")}
-    setup.targets = {
-        name: torch.from_numpy(targets[part].astype(np.int64)) for name, part in setup.rows.items()
-    }
 
 
 def _frame(manifest: pd.DataFrame, rows: Ints, predicted: Ints, project: Project) -> pd.DataFrame:

@@ -1,0 +1,81 @@
+"""One training from start to end outside the stage `train`: no record, no checkpoints, only what it
+learned. What `repeat` and `tune` are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tasks import linear_probes, plugins
+from tasks.metrics import Ints
+from tasks.params import Params, TrainParams
+from tasks.records import Project, ThawPlan
+
+if TYPE_CHECKING:
+    from tasks.engine.setup import Setup
+
+Rows = dict[str, Ints]  # `train`, `validation`, `test` → manifest rows
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The best epoch on validation, and what that network says of other rows."""
+
+    loss: float  # on validation
+    accuracy: float
+    logits: npt.NDArray[np.float32]  # [n, classes] of the rows `test`
+
+
+def run(
+    project: Project,
+    params: Params,
+    plan: ThawPlan,
+    settings: TrainParams,
+    rows: Rows,
+    what: str,
+) -> Retrained:
+    """Train by a plan on some rows of a project; `what` it is, for the progress bar.
+
+    Raises `Diverged` when the loss is no longer finite.
+    """
+    import torch
+
+    import tasks.problems
+    from tasks.engine.device import resolve
+    from tasks.engine.setup import Setup
+
+    setup = Setup.make(project, params, plan, settings)
+    _learn_from(setup, rows)
+    setup.init_head()
+    try:
+        state = setup.trainer(None, lambda state: None).fit(setup.data)
+    finally:
+        setup.cache.close()
+    best = state.history[state.best_epoch]
+    problem = plugins.load(tasks.problems, params.problem)
+    exact = resolve(params.device, "float32")
+    setup.model.eval()
+
+    def predict(inputs: torch.Tensor) -> torch.Tensor:
+        views = problem.test_views(inputs, setup.policy)
+        return torch.stack([setup.model(view) for view in views]).mean(0)
+
+    size = params.embed.batch_size
+    logits = linear_probes.outputs(predict, setup.examples, rows["test"], size, exact, what)
+    return Retrained(best["validation_loss"], best["validation_accuracy"], logits)
+
+
+def _learn_from(setup: Setup, rows: Rows) -> None:
+    """Let a setup learn from other rows than the project's own."""
+    import torch
+
+    targets: Any = pd.read_parquet(setup.project.manifest, columns=["target"])["target"]
+    setup.rows = {name: rows[name] for name in ("train", "validation")}
+    setup.targets = {
+        name: torch.from_numpy(targets.to_numpy(np.int64)[part])
+        for name, part in setup.rows.items()
+    }
