@@ -51,7 +51,8 @@ PYTORCH_LABELS = {
 }
 THAWLINE: dict[str, dict[str, Any]] = {
     "default": {},
-    "head_only": {"freeze.strategy": "head_only"},
+    # One view, as more of them are most of what a head alone costs.
+    "head_only": {"freeze.strategy": "head_only", "augment.views": 1},
 }
 THAW_FRACTIONS = (0.25, 0.5, 0.75)  # each with the best of these rates
 THAWLINE_RATES = (0.001, 0.002, 0.004)

@@ -30,6 +30,9 @@ def examine(wanted: new.Wanted) -> list[Finding]:
             return list(_findings(project, _inspected(project, params)))
         except ThawlineError as error:
             return [Finding("data", "fail", str(error), "mend it before training")]
+        except OSError as error:  # such as a full disk
+            advice = "set TMPDIR to a folder with room: the pictures are decoded there"
+            return [Finding("data", "fail", f"{error.strerror} ({error.filename})", advice)]
 
 
 def _inspected(project: Project, params: Params) -> Inspection:
@@ -68,7 +71,8 @@ def _findings(project: Project, found: Inspection) -> Iterator[Finding]:
         yield Finding("leaks", "ok", told)
     lists = {"wrong labels": found.label_errors, "outliers": found.outliers}
     for sentence in sentences(found):
-        yield Finding("look", "warn" if found.certificate["holds"] else "fail", sentence)
+        leaks = sentence.startswith("Examples leak")
+        yield Finding("leaks" if leaks else "look", "fail" if leaks else "warn", sentence)
     for what, examples in lists.items():
         if examples:
             yield Finding(what, "warn", _sources(examples), "the surest first")

@@ -3,12 +3,14 @@
     prepare ←
     augment ← prepare
     embed ← augment, prepare
-    select ← embed, prepare
+    select ← augment, embed, prepare
+    inspect ← embed, prepare, select
     freeze ← augment, prepare, select
     tune ← augment, embed, freeze, prepare, select
     train ← augment, freeze, prepare, tune
-    evaluate ← augment, embed, freeze, prepare, select, train, tune
-    package ← augment, evaluate, freeze, prepare, select, train, tune
+    repeat ← augment, freeze, prepare, tune
+    evaluate ← augment, embed, freeze, inspect, prepare, repeat, select, train, tune
+    package ← augment, evaluate, freeze, inspect, prepare, select, train, tune
 
 `dvc.yaml` is the only DAG, and the chain above is a reading of it, which a test holds to it. Here
 stands what DVC does not know: how often a stage is tried, how long it may take, what it is tagged
@@ -49,9 +51,9 @@ POLICIES = {
     "prepare": Policy(hours=12, tags=("data",)),
     "augment": Policy(hours=1, tags=("data",)),
     "embed": Policy(hours=12, tags=("compute",)),
-    "select": Policy(hours=1),
+    "select": Policy(hours=12, tags=("compute",)),  # its race trains, as may that of freeze
     "inspect": Policy(hours=1),
-    "freeze": Policy(hours=1),
+    "freeze": Policy(hours=12, tags=("compute",)),
     "tune": Policy(hours=12, tags=("compute",)),
     "train": Policy(hours=72, retries=5, tags=("compute",)),  # resumes, so a retry costs little
     "repeat": Policy(hours=72, retries=5, tags=("compute",)),  # goes on with the next repeat

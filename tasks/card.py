@@ -95,9 +95,10 @@ def _by_slice(slices: list[dict[str, Any]]) -> str:
         return ""
     lines = ["", "", "| slice | examples | accuracy | interval |", "|---|---|---|---|"]
     for row in slices:
+        name = str(row["value"]).replace("|", "\\|")
         value, low, high = (row["accuracy"][key] for key in ("value", "low", "high"))
         lines.append(
-            f"| {row['column']} = {row['value']} | {row['examples']:,} | {value:.3f} | "
+            f"| {row['column']} = {name} | {row['examples']:,} | {value:.3f} | "
             f"{low:.3f}–{high:.3f} |"
         )
     return "\n".join(lines)
@@ -117,7 +118,8 @@ def _data(record: dict[str, Any]) -> str:
     return (
         f"{data['name']}; licence: {licence}. Examples: {counts}. {origin} {data['unreadable']} "
         f"images could not be read and were left out. {leaks} Labels that are probably wrong: "
-        f"{data['label_errors']:,} of those that were not for testing."
+        f"{data['label_errors']:,} of {data['inspected']:,} that were looked at, none of them for "
+        "testing."
     )
 
 
@@ -141,7 +143,7 @@ it and was proved not to have moved (digests in `run.json`)
 {phases}
 - temperature of the probabilities: {record["temperature"]:.3f}, fitted on the validation split
 - cost of the training: {record["cost"]["epochs"]} epochs, {record["cost"]["multiply_adds"]:.3g} \
-multiply-adds at most"""
+multiply-adds, about"""
 
 
 def _limits(record: dict[str, Any]) -> str:

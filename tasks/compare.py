@@ -73,6 +73,8 @@ def compare(project: Project, params: Params, a: str, b: str) -> Compared:
     they share no example or disagree about the labels.
     """
     (name_a, of_a), (name_b, of_b) = (predictions(project, params, name) for name in (a, b))
+    # The same content under two labels, which a given test split may hold, is no evidence.
+    of_a, of_b = (each[~each["id"].duplicated(keep=False)] for each in (of_a, of_b))
     both = of_a.merge(of_b, on="id", suffixes=("_a", "_b"))
     if both.empty:
         raise DataError(f"{name_a} and {name_b} were tested on different examples; none is shared")

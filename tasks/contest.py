@@ -27,9 +27,9 @@ def run(
 ) -> Rounds:
     """The rounds of each contender, by backbone.
 
-    A round: `epochs`, `steps`, `accuracy` on validation with its Wilson interval, `loss` (None: it
-    diverged) and `multiply_adds`. `worth(backbone, accuracy)` is what rounds are won by; of equals
-    the lower loss wins.
+    A round: `epochs`, `steps`, `accuracy` on validation with its Wilson interval,
+    `validation_loss` (None: it diverged) and `multiply_adds`. `worth(backbone, accuracy)` is what
+    rounds are won by; of equals the lower loss wins.
     """
     rounds: Rounds = {selection.backbone: [] for selection in contenders}
     left, doublings = list(contenders), 0
@@ -46,16 +46,18 @@ def standing(
     last: dict[str, Any], backbone: str, worth: Callable[[str, float], float]
 ) -> tuple[float, float]:
     """What a round is compared by."""
-    if last["loss"] is None:
+    if last["validation_loss"] is None:
         return float("-inf"), 0.0
-    return worth(backbone, last["accuracy"]["value"]), -last["loss"]
+    return worth(backbone, last["accuracy"]["value"]), -last["validation_loss"]
 
 
 def _round(project: Project, params: Params, selection: Selection, times: int) -> dict[str, Any]:
     from tasks.engine.setup import Setup
 
     policy = ViewPolicy.read(project.augment / "policy.json")
-    plan = freeze.make(selection, FreezeParams(), policy)
+    cache = params.freeze.cache if params.freeze.cache != "on" else "auto"
+    fixed = FreezeParams(cache=cache, cache_gigabytes=params.freeze.cache_gigabytes)
+    plan = freeze.make(selection, fixed, policy)
     recipe = TrainParams()
     setup = Setup.make(project, params, plan, recipe)
     epochs = times * race.least_epochs(setup, recipe)
@@ -66,8 +68,8 @@ def _round(project: Project, params: Params, selection: Selection, times: int) -
     )
     return {
         "epochs": epochs,
-        "steps": epochs * (examples["train"] // recipe.batch_size),
+        "steps": epochs * max(1, examples["train"] // recipe.batch_size),
         "accuracy": {name: round(getattr(accuracy, name), 6) for name in ("value", "low", "high")},
-        "loss": found["validation_loss"],
+        "validation_loss": found["validation_loss"],
         "multiply_adds": costs.multiply_adds(plan, policy, examples, [epochs]),
     }

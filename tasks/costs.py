@@ -64,8 +64,9 @@ def multiply_adds(
         line = freeze.start(plan.layers, phase)
         below = sum(layer.flops for layer in plan.layers[:line])
         above = sum(layer.flops for layer in plan.layers[line:])
-        views = min(count, policy.views if policy.transforms else 1) if plan.cache else count
-        total += (views * examples["train"] + examples["validation"]) * below
+        views = len({policy.at(epoch) for epoch in range(count)}) if policy.transforms else 1
+        trained, judged = (views, 1) if plan.cache else (count, count + 1)
+        total += (trained * examples["train"] + judged * examples["validation"]) * below
         total += (count + 1) * examples["validation"] * above
         total += count * examples["train"] * (1 + BACKWARD) * above
     return total

@@ -19,6 +19,7 @@ from tasks.metrics import Floats, Ints
 Features = npt.NDArray[np.float32]
 
 FAR = 6.0  # robust standard deviations from which on an example is an outlier
+LEAST_OF_CLASS = 6  # examples of a class below which none of them is suspected
 ODD_RECALL = 0.5  # of the median class's, below which a class is odd
 ODD_SPREAD = 3.0  # times wider or tighter than the median class
 ODD_APART = 4.0  # times as far from the nearest other class as the median class
@@ -109,6 +110,8 @@ def label_errors(probabilities: Floats, targets: Ints) -> list[Suspect]:
     others[rows, targets] = -1
     likely = others.argmax(1)
     margin = probabilities[rows, likely] - probabilities[rows, targets]
+    # Of a class with hardly any examples, neither head nor neighbours can say what is one.
+    margin[np.bincount(targets, minlength=classes)[targets] < LEAST_OF_CLASS] = -1
     order = np.argsort(-margin, kind="stable")[:count]
     return [
         Suspect(int(r), int(targets[r]), int(likely[r]), float(margin[r]))

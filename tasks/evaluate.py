@@ -1,6 +1,6 @@
 """evaluate: the final model on the test split, with intervals, beside what it must beat.
 
-The only stage that looks at the test split. Leaves `predictions.parquet`, `predictions.csv` (for
+The stage that looks at the test split; `repeat` does where it is asked to. Leaves `predictions.parquet`, `predictions.csv` (for
 DVC's plots), `evaluation.json` (a pure function of its inputs), `reports/metrics.json` (which adds
 seconds) and the report.
 """
@@ -116,14 +116,22 @@ def conclude(
         "retention": retention.judge(
             Retention.read(project.train / "retention.json"), known, params.retention
         ),
-        "drift": evidence.plain(
-            asdict(data_quality.drift(*(calibration.softmax(logits[s]) for s in DRIFT)))
-        ),
+        "drift": evidence.plain(asdict(_drift(manifest, logits))),
         **evidence.plain(slices.judge(labels, predicted, tested, resamples)),
         "learning_curve": curve and evidence.plain({**asdict(curve), "sentence": curve.sentence}),
     }
     files.write_json(project.evaluate / "evaluation.json", evaluation)
     _write_predictions(project, tested, probabilities["after"], classes)
+
+
+def _drift(manifest: pd.DataFrame, logits: dict[str, Floats]) -> data_quality.Drift:
+    """Validation against test, by what the model says of an example of each group."""
+
+    def said(split: str) -> Floats:
+        once = ~manifest["group"].iloc[_rows(manifest, split)].duplicated().to_numpy()
+        return calibration.softmax(logits[split][once])
+
+    return data_quality.drift(*map(said, DRIFT))
 
 
 def _rows(manifest: pd.DataFrame, split: str) -> Ints:

@@ -64,3 +64,8 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """A digest of a JSON value that does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def number(text: str) -> int:
+    """A number below 2³¹ that a text determines, for a seed."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

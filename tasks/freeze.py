@@ -49,8 +49,10 @@ def _race(project: Project, params: Params, plans: Sequence[ThawPlan]) -> list[d
     from tasks.engine.setup import Setup
 
     recipe = TrainParams()
-    entrants = [race.Entrant(_called(plan), plan, recipe) for plan in plans]
     setup = Setup.make(project, params, plans[0], recipe)
+    # As many for all, also for those in steps, which need two.
+    epochs = max(race.least_epochs(setup, recipe), 2)
+    entrants = [race.Entrant(_called(plan), plan, recipe, epochs) for plan in plans]
     return race.run(setup, entrants, params.freeze.epoch_minutes)
 
 

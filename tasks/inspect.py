@@ -17,6 +17,7 @@ from tasks.progress import progress
 from tasks.records import COLUMN, SPLITS, DataSummary, Inspection, Project, Selection
 
 NAMED = 200  # examples that a list holds at most
+LEAKS = ("copies", "groups", "near_duplicates")
 SHAPE = ("height", "width", "channels")  # columns of a manifest of images
 
 
@@ -38,6 +39,7 @@ def run(project: Project, params: Params) -> None:
         advance()
     names = summary.classes
     far = data_quality.outliers(distances)
+    suspects = data_quality.label_errors(says, targets)
     Inspection(
         certificate=certificate,
         examples=len(examples),
@@ -47,7 +49,7 @@ def run(project: Project, params: Params) -> None:
                 "likely": names[suspect.likely],
                 "confidence": round(suspect.confidence, 4),
             }
-            for suspect in data_quality.label_errors(says, targets)[:NAMED]
+            for suspect in suspects[:NAMED]
         ],
         outliers=[
             {**_about(examples, row), "distance": round(float(distances[row].mean()), 4)}
@@ -72,8 +74,9 @@ def run(project: Project, params: Params) -> None:
                 examples[_columns(examples)], targets, params.seed
             )
         ],
-        drift=_drift(says, examples["split"].to_numpy() == "train", names),
+        drift=_drift(says, examples, names),
         balance=_balance(summary.counts["train"]),
+        found={"label_errors": len(suspects), "outliers": len(far)},
     ).write(project.inspection)
 
 
@@ -124,8 +127,14 @@ def _columns(examples: pd.DataFrame) -> list[str]:
     return [*own, *(name for name in SHAPE if name in examples)]
 
 
-def _drift(says: Floats, trained: Any, names: list[str]) -> dict[str, Any]:
-    found = asdict(data_quality.drift(says[trained], says[~trained]))
+def _drift(says: Floats, examples: pd.DataFrame, names: list[str]) -> dict[str, Any]:
+    """Training against validation, an example of each group; nothing where one has none."""
+    once = ~examples["group"].duplicated().to_numpy()
+    trained = examples["split"].to_numpy() == "train"
+    before, after = says[once & trained], says[once & ~trained]
+    if not (len(before) and len(after)):
+        return {"differs": False}
+    found = asdict(data_quality.drift(before, after))
     target = found.pop("target")
     return {key: _rounded(value) for key, value in found.items()} | {"label": names[target]}
 
@@ -147,13 +156,12 @@ def _balance(counts: dict[str, int]) -> dict[str, Any]:
 def sentences(found: Inspection) -> Iterable[str]:
     """The findings that a person should know, in words, the gravest first."""
     held = found.certificate
-    if not held["holds"]:
-        yield (
-            "Examples leak across splits: "
-            f"{held['copies_across_splits']} copies, {held['groups_across_splits']} groups, "
-            f"{held.get('near_duplicates_across_splits', 0)} near-duplicates"
-            + ("." if held["near_duplicates_looked_for"] else "; near-duplicates not looked for.")
-        )
+    across = {kind: held.get(f"{kind}_across_splits", 0) for kind in LEAKS}
+    if any(across.values()):
+        told = ", ".join(f"{n} {kind.replace('_', '-')}" for kind, n in across.items() if n)
+        yield f"Examples leak across splits: {told}."
+    if not held.get("near_duplicates_looked_for", True):
+        yield "Near-duplicates were not looked for, so it is not certified that no split leaks."
     for x in found.telling_columns:
         yield (
             f"The column {x['column']!r} alone tells the label: right on {x['accuracy']:.1%}, "
@@ -170,10 +178,11 @@ def sentences(found: Inspection) -> Iterable[str]:
             "Training and validation differ, most in what is taken for "
             f"{found.drift['label']!r} (p = {found.drift['p_value']:.2g})."
         )
-    if found.label_errors:
-        yield f"{len(found.label_errors)} labels are probably wrong; look at them first."
-    if found.outliers:
-        yield f"{len(found.outliers)} examples are unlike all others."
+    of = f"of {found.examples:,} examples that were looked at"
+    if count := found.found.get("label_errors", 0):
+        yield f"{count:,} labels {of} are probably wrong; look at the surest first."
+    if count := found.found.get("outliers", 0):
+        yield f"{count:,} {of} are unlike all others."
     if found.balance["ratio"] >= 10:
         smallest, largest = found.balance["smallest"], found.balance["largest"]
         yield (

@@ -62,12 +62,13 @@ def measure(
     `bootstrap`: resamples of the same examples, whose groups are never on both sides of a fold.
     `labelled`: examples that there are, of which these are some.
     """
-    largest = len(targets) - -(-len(targets) // FOLDS)
+    parts = _folds(bootstrap)
+    largest = min(len(inside) for inside, _ in parts)
     sizes = sorted({largest >> halving for halving in range(HALVINGS + 1)})
     sizes = [size for size in sizes if size >= max(LEAST, 2 * classes)]
     if len(sizes) < LEAST_SIZES:
         return None
-    right = _right(features, targets, classes, sizes, bootstrap)
+    right = _right(features, targets, classes, sizes, parts)
     more = max(MORE, labelled // 10)
     at = np.array([labelled, labelled + more, 2 * labelled], np.float64)
     errors = 1 - bootstrap.totals(right) / bootstrap.totals(np.ones((len(right), 1)))
@@ -128,21 +129,29 @@ def extrapolated(
     return found
 
 
+def _folds(bootstrap: Bootstrap) -> list[tuple[Ints, Ints]]:
+    """What each fold learns from, group after group in a drawn order, and what it is judged on."""
+    generator = np.random.default_rng(bootstrap.seed)
+    fold = generator.permutation(np.arange(bootstrap.clusters) % FOLDS)[bootstrap.groups]
+    found = []
+    for held_out in range(FOLDS):
+        place = generator.permutation(bootstrap.clusters)[bootstrap.groups]
+        order = np.argsort(place, kind="stable")
+        found.append((order[fold[order] != held_out], np.flatnonzero(fold == held_out)))
+    return found
+
+
 def _right(
     features: npt.NDArray[np.float32],
     targets: Ints,
     classes: int,
     sizes: list[int],
-    bootstrap: Bootstrap,
+    parts: list[tuple[Ints, Ints]],
 ) -> Floats:
     """Whether each example was right when left out [n, sizes]."""
-    generator = np.random.default_rng(bootstrap.seed)
-    fold = generator.permutation(np.arange(bootstrap.clusters) % FOLDS)[bootstrap.groups]
     right = np.zeros((len(targets), len(sizes)))
     with progress("learning curve", FOLDS * len(sizes)) as advance:
-        for held_out in range(FOLDS):
-            inside = generator.permutation(np.flatnonzero(fold != held_out))
-            outside = np.flatnonzero(fold == held_out)
+        for inside, outside in parts:
             for i, size in enumerate(sizes):
                 chosen = np.sort(inside[:size])
                 head = ridge.fit(features[chosen], targets[chosen], classes)

@@ -17,7 +17,7 @@ from tasks.baselines import Baseline
 from tasks.metrics import Ints
 from tasks.params import Params
 from tasks.progress import progress
-from tasks.records import DataSummary, Embedding, Project, ThawPlan, ViewPolicy
+from tasks.records import DataSummary, Embedding, Project, Selection, ThawPlan, ViewPolicy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 def run(project: Project, params: Params, manifest: pd.DataFrame) -> list[Baseline]:
     """What a ridge head on each candidate's deepest features says of the test examples."""
     chosen = ThawPlan.read(project.thaw_plan).backbone
-    others = [name for name in params.embed.backbones if name != chosen]
+    candidates = Selection.read(project.selection).candidates
+    out = {candidate.backbone for candidate in candidates if candidate.ruled_out}
+    others = [name for name in params.embed.backbones if name != chosen and name not in out]
     found = [_probe(project, params, manifest, chosen)]
     for name in others:
         title = f"A linear probe on the frozen candidate {name}"

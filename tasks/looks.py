@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def note(project: Project, manifest: pd.DataFrame) -> int:
-    """Note that the trained model is judged on the test split; how many models were, with it.
+def note(project: Project, manifest: pd.DataFrame, model: str | None = None) -> int:
+    """Note that a model is judged on the test split; how many were, with it.
 
-    Of this copy of the project; the same weights count once.
+    Of this copy of the project, as far as its scratch goes back. The same model counts once: the
+    trained one by its weights, others by their name.
     """
     ledger = _ledger(project, manifest)
-    seen = set(_seen(ledger)) | {files.sha256_file(project.train / "weights.safetensors")}
+    model = model or files.sha256_file(project.train / "weights.safetensors")
+    seen = set(_seen(ledger)) | {model}
     files.write_json(ledger, sorted(seen))
     return len(seen)
 

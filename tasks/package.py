@@ -2,8 +2,9 @@
 
 `model.safetensors` (the bytes that training left), `model.json` (all that rebuilds the network,
 its metrics and its origin), `README.md` (the card), `digests.json`, and `run.json`: the record of
-the training that made it, which alone may differ between two equal models. With `package.onnx`
-also `model.onnx`, and `onnx.json`: how it was checked against the network, and how fast it is here.
+the training that made it. With `package.onnx` also `model.onnx`, and `onnx.json`: how it was
+checked against the network, and how fast it is here. `run.json` and `onnx.json` alone may differ
+between two equal models.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
         "format": predictor.FORMAT,
         "problem": params.problem,
         "description": params.package.description,
+        **({"onnx": True} if params.package.onnx else {}),
         "backbone": plan.backbone,
         "head": head.model_dump(),
         "classes": summary.classes,
@@ -127,7 +129,9 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
 
 def _known_licence(params: Params) -> str:
     """The licence of a data set of the catalogue; empty for other data."""
-    known = catalogue.known_data().get(Path(params.prepare.data).stem)
+    path = Path(params.prepare.data)
+    fetched = not path.is_absolute() and path.parent == Path("data")  # as the catalogue puts it
+    known = catalogue.known_data().get(path.stem) if fetched else None
     return known.licence if known else ""
 
 
@@ -135,7 +139,11 @@ def _inspected(project: Project) -> dict[str, Any]:
     """What `inspect` found that users of the model should know."""
     found = Inspection.read(project.inspection)
     certificate = found.certificate["sha256"] if found.certificate["holds"] else None
-    return {"certificate": certificate, "label_errors": len(found.label_errors)}
+    return {
+        "certificate": certificate,
+        "label_errors": found.found["label_errors"],
+        "inspected": found.examples,
+    }
 
 
 def _cost(project: Project, plan: ThawPlan, summary: DataSummary) -> dict[str, int]:

@@ -54,8 +54,8 @@ def check(standings: Sequence[dict[str, Any]]) -> None:
     """Raises `Diverged` when nobody arrived."""
     if all(row["validation_loss"] is None for row in standings):
         raise Diverged(
-            "every training in the race ended with a loss that is not finite; lower "
-            "train.learning_rate or freeze.learning_rate_fraction"
+            "every training in the race ended with a loss that is not finite; is the data sound, "
+            "and precision float32?"
         )
 
 

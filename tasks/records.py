@@ -266,12 +266,13 @@ class Inspection:
 
     certificate: dict[str, Any]  # that nothing leaks, bound to the data's digest; `holds`
     examples: int  # of training and validation, that were looked at
-    label_errors: list[dict[str, Any]]  # with `likely` and `confidence`, the surest first
-    outliers: list[dict[str, Any]]  # with `distance`, the farthest first
+    label_errors: list[dict[str, Any]]  # the surest, with `likely` and `confidence`
+    outliers: list[dict[str, Any]]  # the farthest, with `distance`
     odd_classes: list[dict[str, Any]]  # `label`, `recall`, `spread`, `apart`
     telling_columns: list[dict[str, Any]]  # `column`, `accuracy`, `majority`
     drift: dict[str, Any]  # training against validation: `p_value`, `differs`, `distance`, `label`
     balance: dict[str, Any]  # training examples of the `smallest` and `largest` class; `ratio`
+    found: dict[str, int] = field(default_factory=dict)  # how many `label_errors` and `outliers`
 
     @classmethod
     def read(cls, path: Path) -> Inspection:

@@ -1,21 +1,24 @@
 """repeat: the training again, on other folds and with other seeds; how much of the result is luck?
 
-Folds: every example is held out once, by models that never saw it or its group, so that a small
-data set judges the recipe on all of it. Folds depend on the data alone: models of the same data
-are compared example by example. Seeds: the same split, other random choices, judged on test.
+Folds: every example is held out once, by models that were not trained on it or its group, so that a
+small data set judges the recipe on all of it; backbone, thaw plan and tuned values stay what they
+are, though other folds had a say in them. Folds depend on the data alone: models of the same data
+are compared example by example. Seeds: the same split, other augmented views, order, mixing and
+dropout, judged on test; the first is the project's own.
 Each repeat that is done is kept in scratch, so that a killed stage goes on with the next.
 """
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tasks import evidence, files, metrics, retrain
+from tasks import evidence, files, looks, metrics, retrain, versions
 from tasks.errors import DataError
 from tasks.metrics import Bootstrap, Ints
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
@@ -42,7 +45,8 @@ def run(project: Project, params: Params) -> None:
             predicted = _predicted(project, params, rows, f"fold {number} of {options.folds}")
             parts.append(_frame(manifest, rows["test"], predicted, project).assign(fold=number))
         frame = pd.concat(parts, ignore_index=True)
-        frame.to_parquet(project.repeat / PREDICTIONS, index=False)
+        with files.atomic(project.repeat / PREDICTIONS) as temporary:
+            frame.to_parquet(temporary, index=False)
         record["folds"] = _by_fold(frame, params)
     if options.seeds > 1:
         record["seeds"] = _by_seed(project, params, manifest)
@@ -76,22 +80,33 @@ def folds(manifest: pd.DataFrame, params: Params) -> list[Rows]:
         )
 
     def divided(rows: Ints, parts: int) -> list[Ints]:
-        salt = params.prepare.split.salt
+        salt = files.number(f"{params.prepare.split.salt}")
         splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=salt)
-        pieces = splitter.split(rows, targets[rows], groups[rows])
+        with warnings.catch_warnings():  # of classes rarer than the parts of validation
+            warnings.simplefilter("ignore", UserWarning)
+            pieces = list(splitter.split(rows, targets[rows], groups[rows]))
         return [rows[inside] for _, inside in pieces]
 
     everything = np.arange(len(manifest))
-    share = params.prepare.split.validation or 0.15
+    parts = max(2, round(1 / (params.prepare.split.validation or 0.15)))
     found = []
     for held_out in divided(everything, count):
         rest = np.setdiff1d(everything, held_out)
-        fewest = int(np.bincount(targets[rest]).min())
-        validation = divided(rest, max(2, min(round(1 / share), fewest)))[0]
+        validation = divided(rest, parts)[0]
+        train = np.setdiff1d(rest, validation)
+        # A class that validation has all of goes back: what learns must know every class.
+        lost = np.setdiff1d(targets, targets[train])
+        train = np.union1d(train, validation[np.isin(targets[validation], lost)])
+        if len(lost := np.setdiff1d(targets, targets[train])):
+            name = manifest["label"].iloc[int(np.flatnonzero(targets == lost[0])[0])]
+            raise DataError(
+                f"repeat.folds is {count}, but one fold would leave class {name!r} without "
+                "training examples; lower it, or add examples of the class"
+            )
         found.append(
             {
-                "train": np.setdiff1d(rest, validation),
-                "validation": np.sort(validation),
+                "train": train,
+                "validation": np.setdiff1d(rest, train),
                 "test": np.sort(held_out),
             }
         )
@@ -119,9 +134,11 @@ def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[s
     labels = manifest["target"].to_numpy(np.int64)[rows["test"]]
     each = []
     for number in range(params.repeat.seeds):
-        seeded = changed(params, {"seed": params.seed + number})
-        what = f"seed {seeded.seed}, {number + 1} of {params.repeat.seeds}"
+        seed = params.seed if not number else files.number(f"{params.seed} {number}")
+        seeded = changed(params, {"seed": seed})
+        what = f"seed {number + 1} of {params.repeat.seeds}"
         each.append(float((_predicted(project, seeded, rows, what) == labels).mean()))
+        looks.note(project, manifest, f"repeat {seed}")
     spread = float(np.std(each, ddof=1))
     found: dict[str, Any] = evidence.plain(
         {"examples": len(labels), "mean": float(np.mean(each)), "spread": spread, "each": each}
@@ -131,13 +148,19 @@ def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[s
 
 def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
     """The classes that a model trained on some rows gives to those of `test`; kept once found."""
+    from tasks.engine.device import resolve
+
     fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
     tuning = Tuning.read(project.tuning)
     settings = TrainParams.model_validate(fixed | tuning.train)
+    compute = resolve(params.device, params.precision)
     key = {
         "rows": {name: files.sha256_json(part.tolist()) for name, part in rows.items()},
         "inputs": [files.sha256_file(path) for path in _inputs(project)],
-        "computed": [params.seed, params.threads, params.device, params.precision],
+        "computed": [params.seed, params.threads, params.embed.batch_size],
+        "device": [compute.device.type, compute.precision],
+        "versions": [versions.VERSIONS[name] for name in ("repeat", "train")],
+        "libraries": versions.libraries(),
     }
     path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
     if not path.exists():

@@ -3,7 +3,7 @@ learned. What `repeat` and `tune` are made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from tasks import linear_probes, plugins
 from tasks.metrics import Ints
 from tasks.params import Params, TrainParams
-from tasks.records import Project, ThawPlan
+from tasks.records import Project, ThawPlan, ViewPolicy
 
 if TYPE_CHECKING:
     from tasks.engine.setup import Setup
@@ -38,7 +38,8 @@ def run(
     rows: Rows,
     what: str,
 ) -> Retrained:
-    """Train by a plan on some rows of a project; `what` it is, for the progress bar.
+    """Train by a plan on some rows of a project, with the seed of `params` for all that is drawn;
+    `what` it is, for the progress bar.
 
     Raises `Diverged` when the loss is no longer finite.
     """
@@ -48,13 +49,16 @@ def run(
     from tasks.engine.device import resolve
     from tasks.engine.setup import Setup
 
-    setup = Setup.make(project, params, plan, settings)
+    policy = replace(ViewPolicy.read(project.augment / "policy.json"), seed=params.seed)
+    setup = Setup.make(project, params, plan, settings, policy=policy)
     _learn_from(setup, rows)
     setup.init_head()
-    try:
-        state = setup.trainer(None, lambda state: None).fit(setup.data)
-    finally:
-        setup.cache.close()
+    state = setup.trainer(None, lambda state: None).fit(setup.data)
+    if settings.average_weights != "none":
+        from tasks.engine import blend
+
+        setup.model.load_state_dict(blend.run(setup, setup.model_state())[1])
+    setup.cache.close()
     best = state.history[state.best_epoch]
     problem = plugins.load(tasks.problems, params.problem)
     exact = resolve(params.device, "float32")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from tasks import metrics
-from tasks.metrics import Bootstrap, Interval, Ints
+from tasks.metrics import Bootstrap, Ints
 from tasks.records import COLUMN
 
 VALUES = 50  # of a column, at most; of more numbers, their quarters
@@ -19,34 +20,55 @@ def judge(
     labels: Ints, predicted: Ints, examples: pd.DataFrame, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """`slices`: `column`, `value`, `examples`, `accuracy` (Wilson interval, n counts groups) and
-    whether it is `worse` than the rest beyond that; `worst`: the lowest accuracy among them."""
+    whether it is `worse` than the rest beyond chance; `worst`: the lowest accuracy among them."""
     right = labels == predicted
     found: list[dict[str, Any]] = []
+    inside: list[npt.NDArray[np.bool_]] = []
     for name in [str(name) for name in examples.columns if str(name).startswith(COLUMN)]:
         values = _values(examples[name])
         for value in sorted(values.unique(), key=str):
-            inside = (values == value).to_numpy()
-            if inside.sum() < LEAST:
+            here = (values == value).to_numpy()
+            if here.sum() < LEAST:
                 continue
-            groups = len(np.unique(bootstrap.groups[inside]))
-            accuracy = metrics.wilson(float(right[inside].mean()), groups, bootstrap.confidence)
+            inside.append(here)
+            groups = len(np.unique(bootstrap.groups[here]))
+            accuracy = metrics.wilson(float(right[here].mean()), groups, bootstrap.confidence)
             found.append(
                 {
                     "column": name.removeprefix(COLUMN),
                     "value": str(value),
-                    "examples": int(inside.sum()),
+                    "examples": int(here.sum()),
                     "accuracy": accuracy,
-                    "worse": _worse(accuracy, right[~inside]),
                 }
             )
+    for row, here in zip(found, inside, strict=True):
+        row["worse"] = _worse(right, here, bootstrap, len(found))
     return {
         "slices": found,
         "worst": min(found, key=lambda x: x["accuracy"].value) if found else None,
     }
 
 
-def _worse(accuracy: Interval, others: Any) -> bool:
-    return bool(len(others)) and accuracy.high < float(others.mean())
+def _worse(
+    right: npt.NDArray[np.bool_], here: npt.NDArray[np.bool_], bootstrap: Bootstrap, tested: int
+) -> bool:
+    """Whether the interval of the difference to all others is below 0, corrected for how many
+    slices are tested (Bonferroni; the normal interval of the resampled difference)."""
+    from scipy.stats import norm
+
+    if here.all():
+        return False
+    tallies = np.column_stack([right & here, here, right & ~here, ~here]).astype(np.float64)
+
+    def difference(totals: Any) -> Any:
+        return metrics.ratio(totals[..., 0], totals[..., 1]) - metrics.ratio(
+            totals[..., 2], totals[..., 3]
+        )
+
+    value = float(difference(tallies.sum(0)))
+    spread = float(np.std(difference(bootstrap.totals(tallies))))
+    tail = (1 - bootstrap.confidence) / 2 / tested
+    return value + float(norm.ppf(1 - tail)) * spread < 0
 
 
 def _values(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -23,7 +23,7 @@ VERSIONS = {
     "inspect": 1,
     "freeze": 5,
     "tune": 5,
-    "train": 4,
+    "train": 5,
     "repeat": 1,
     "evaluate": 4,
     "package": 4,

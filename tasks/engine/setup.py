@@ -70,12 +70,16 @@ class Setup:
         plan: ThawPlan,
         settings: TrainParams,
         ranks: Ranks | None = None,
+        policy: ViewPolicy | None = None,
     ) -> Setup:
-        """Load data and backbone; the weights must be those of the plan."""
+        """Load data and backbone; the weights must be those of the plan.
+
+        `policy`: another one than the project's, such as one with another seed.
+        """
         ranks = ranks or Ranks()
         problem = plugins.load(tasks.problems, params.problem)
         compute = ranks.place(resolve(params.device, params.precision))
-        policy = ViewPolicy.read(project.augment / "policy.json")
+        policy = policy or ViewPolicy.read(project.augment / "policy.json")
         summary = DataSummary.read(project.summary)
         backbone = problem.backbone(plan.backbone, params.embed, project.root)
         if backbone.weights_sha256 != plan.weights_sha256:
@@ -304,7 +308,7 @@ class Setup:
         mapped file."""
         size = self.params.embed.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        if len(batches) > 1 and len(batches[-1]) == 1:  # of which a batch norm makes nothing
+        if len(batches) > 1 and len(batches[-1]) == 1:  # of one, a batch norm has no statistics
             batches[-2:] = [np.concatenate(batches[-2:])]
         pool, features = Pool(), torch.empty(0)
         with torch.no_grad(), self.compute.autocast():

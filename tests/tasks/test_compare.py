@@ -118,6 +118,12 @@ def test_only_shared_examples_count(tmp_path: Path) -> None:
     assert "10 more were judged by one of them" in "".join(found.lines())
 
 
+def test_content_under_two_labels_is_left_out(tmp_path: Path) -> None:
+    ids = ["same", "same", *(f"{i}" for i in range(18))]
+    a = predictions(tmp_path / "p", np.ones(20, np.bool_), id=ids)
+    assert of(Project(tmp_path), a, a).examples == 18
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     project, right = Project(tmp_path), np.ones(4, np.bool_)
     a = predictions(tmp_path / "p", right)

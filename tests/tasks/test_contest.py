@@ -45,14 +45,14 @@ def test_close_candidates_are_raced_with_their_real_weights(
     assert (best.rank, other.rank) == (1, 2) and best.backbone == found.backbone
     for candidate in found.candidates:
         [only] = candidate.race
-        assert only["epochs"] == 1 and only["loss"] > 0
+        assert only["epochs"] == 1 and only["validation_loss"] > 0
         assert only["accuracy"]["low"] <= only["accuracy"]["value"] <= only["accuracy"]["high"]
         flops = sum(layer.flops for layer in layers(project, candidate.backbone))
         assert 18 * flops < only["multiply_adds"] < 4 * 24 * flops
     assert found.agreement["multiply_adds"] == sum(
         c.race[0]["multiply_adds"] for c in (best, other)
     )
-    assert "has won a race of 2 close candidates" in found.why
+    assert "has won a race of 2 close candidates, its cost counted" in found.why
     select.run(project, settings())
     assert Selection.read(project.selection) == found  # it repeats exactly
 
@@ -74,7 +74,7 @@ def test_the_better_half_goes_on_for_twice_as_long(monkeypatch: pytest.MonkeyPat
 
     def one(project: Project, params: Params, selection: Any, times: int) -> dict[str, Any]:
         ran.append((selection.backbone, times))
-        return {"accuracy": {"value": skill[selection.backbone]}, "loss": 1.0}
+        return {"accuracy": {"value": skill[selection.backbone]}, "validation_loss": 1.0}
 
     class Contender:
         def __init__(self, backbone: str) -> None:
@@ -91,5 +91,5 @@ def test_the_better_half_goes_on_for_twice_as_long(monkeypatch: pytest.MonkeyPat
 def test_latency_is_measured_here(project: Project) -> None:
     select.run(project, settings(max_latency_ms=60_000, race=0))
     assert not any(c.ruled_out for c in Selection.read(project.selection).candidates)
-    with pytest.raises(ThawlineError, match=r"ms an image, select\.max_latency_ms is 0\.0001"):
+    with pytest.raises(ThawlineError, match=r"slower here than select\.max_latency_ms, 0\.0001"):
         select.run(project, settings(max_latency_ms=0.0001, race=0))

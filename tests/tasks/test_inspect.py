@@ -135,7 +135,8 @@ def test_without_a_look_for_near_duplicates_there_is_no_certificate(tmp_path: Pa
     project, _ = inspected(tmp_path / "p", sample().iloc[:300], near_duplicates=False)
     found = Inspection.read(project.inspection)
     assert not found.certificate["holds"]
-    assert "near-duplicates not looked for" in next(iter(inspect.sentences(found)))
+    first = next(iter(inspect.sentences(found)))
+    assert first.startswith("Near-duplicates were not looked for") and "leak across" not in first
 
 
 def test_columns_are_carried_and_need_a_manifest(tmp_path: Path) -> None:
@@ -171,6 +172,16 @@ def test_mixed_up_classes_are_odd() -> None:
     assert [odd.target for odd in data_quality.odd_classes(features, says, targets, distances)] == [
         3
     ]
+
+
+def test_rare_classes_are_not_suspected() -> None:
+    generator = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2], [100, 100, 3])
+    features = (3 * np.eye(3)[targets] + generator.normal(0, 1, (203, 3))).astype(np.float32)
+    _, nearest = select.neighbours(features)
+    says = data_quality.left_out_probabilities(features, targets, nearest, 3)
+    found = data_quality.label_errors(says, targets)
+    assert found and not [suspect for suspect in found if suspect.label == 2]
 
 
 def test_far_examples_are_outliers_the_farthest_first() -> None:
@@ -217,12 +228,13 @@ def shown(tmp_path: Path) -> Callable[[], str]:
         telling_columns=[],
         drift={"differs": False},
         balance={"ratio": 1.0},
+        found={"label_errors": 3, "outliers": 1},
     ).write(project.inspection)
     return lambda: report.render(project, evaluated.parameters())
 
 
 def test_the_report_shows_what_to_look_at(shown: Callable[[], str]) -> None:
     page = shown()
-    assert "3 labels are probably wrong; look at them first." in page
+    assert "3 labels of 120 examples that were looked at are probably wrong" in page
     assert page.count("rather <bdi>&lt;b&gt;</bdi>") == 3
     assert "No leak" in page and "cccccccccccc" in page

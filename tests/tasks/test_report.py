@@ -120,7 +120,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "unchanged, weights and buffers",
         evaluated.DIGEST[:12],
         "more labels would bring a linear head about +",
-        "no other model of this project was judged",
+        "no other model was judged in this copy",
         "Validation and test look alike to the model",
         "<south>",  # a slice
         "Answering only when sure",

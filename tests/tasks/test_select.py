@@ -172,7 +172,7 @@ def test_the_shortlist_is_what_scores_cannot_tell_apart() -> None:
 def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
     def raced(*rounds: tuple[float, float | None]) -> list[dict[str, object]]:
         return [
-            {"epochs": 2, "accuracy": {"value": a}, "loss": loss, "multiply_adds": 5}
+            {"epochs": 2, "accuracy": {"value": a}, "validation_loss": loss, "multiply_adds": 5}
             for a, loss in rounds
         ]
 

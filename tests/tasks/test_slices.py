@@ -27,6 +27,16 @@ def test_the_worst_slice_is_named_and_told_from_chance() -> None:
     assert rows["west"]["accuracy"].high - rows["west"]["accuracy"].low > 0.1
 
 
+def test_slices_that_do_not_differ_are_rarely_called_worse() -> None:
+    called = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        site = generator.choice(list("abcde"), 600)
+        found = judged({"site": site}, generator.random(600) < 0.85)
+        called += any(row["worse"] for row in found["slices"])
+    assert called <= 6
+
+
 def test_small_slices_are_left_out_and_rare_values_put_together() -> None:
     values = [f"{i // 30}" for i in range(1800)] + ["rare"] * 19
     found = judged({"place": values}, np.ones(1819, np.bool_))

@@ -152,6 +152,7 @@ def _records(project: Project, run_key: str) -> None:
         telling_columns=[],
         drift={"differs": False},
         balance={"ratio": 1.0},
+        found={"label_errors": 1, "outliers": 0},
     ).write(project.inspection)
     origin = {"weights_sha256": "e" * 64, "layers": layers}
     Selection(
