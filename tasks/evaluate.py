@@ -1,8 +1,8 @@
 """evaluate: the final model on the test split, with intervals, beside what it must beat.
 
-The stage that looks at the test split; `repeat` does where it is asked to. Leaves `predictions.parquet`, `predictions.csv` (for
-DVC's plots), `evaluation.json` (a pure function of its inputs), `reports/metrics.json` (which adds
-seconds) and the report.
+The stage that looks at the test split; `repeat` does where it is asked to. Leaves
+`predictions.parquet`, `predictions.csv` (for DVC's plots), `evaluation.json` (a pure function of
+its inputs), `reports/metrics.json` (which adds seconds and looks) and the report.
 """
 
 from __future__ import annotations
