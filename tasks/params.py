@@ -160,7 +160,7 @@ class SearchRange(Section):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: list[float] | None = None
+    choices: list[bool | int | float | str] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> SearchRange:
@@ -175,9 +175,11 @@ class SearchRange(Section):
 
 
 class TuneParams(Section):
-    """The search on cached features before training; it changes only what `space` names."""
+    """The search before training; it changes only what `space` names."""
 
     trials: Annotated[int, Field(ge=0)] = 0
+    minutes: Positive | None = None
+    fidelity: Literal["head", "short", "full"] = "head"
     space: dict[str, SearchRange] = {}
 
 
@@ -360,9 +362,15 @@ def _not_tunable(params: Params, path: str, tried: SearchRange) -> str:
     if not path.startswith("train."):
         return "only train.* can be tuned"
     try:
-        if not isinstance(get(params, path), float):
-            return "is not a decimal number, which alone can be tuned"
+        written = get(params, path)
+        is_number = isinstance(written, int | float) and not isinstance(written, bool)
+        if tried.choices is None and not is_number:
+            return "is no number; give choices instead of low and high"
+        if path.split(".")[1] in NEVER_CHANGES_A_RESULT:
+            return "never changes a result"
         for end in tried.choices or (tried.low, tried.high):
+            if isinstance(written, int) and isinstance(end, float) and end.is_integer():
+                end = int(end)
             _try_value(params.train, path, end)
     except ValueError as error:
         return str(error)
@@ -380,7 +388,7 @@ def _try_value(train: TrainParams, path: str, value: Any) -> None:
     try:
         TrainParams.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"reaches {value:g}: {error.errors()[0]['msg']}") from None
+        raise ValueError(f"reaches {value}: {error.errors()[0]['msg']}") from None
 
 
 def get(params: BaseModel, path: str) -> Any:

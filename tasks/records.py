@@ -345,9 +345,10 @@ class Tuning:
     """The training parameters after tuning and the evidence behind them."""
 
     train: dict[str, Any]  # of `TrainParams`, but for `NEVER_CHANGES_A_RESULT`
-    changed: dict[str, float]  # key path → tuned value
+    changed: dict[str, Any]  # key path → tuned value
     trials: list[dict[str, Any]]  # number, values, validation_loss, validation_accuracy
     why: str
+    study: dict[str, Any] = field(default_factory=dict)  # of the search, see `tasks.search`
 
     @classmethod
     def read(cls, path: Path) -> Tuning:

@@ -1,34 +1,37 @@
-"""tune: a search over training parameters on cached features; seconds, not hours.
+"""tune: the merged training parameters, and the search behind them where one was asked for.
 
-A trial trains the head alone on the chosen backbone's frozen features, by the one training loop,
-and is judged by its validation loss. Only what `tune.space` names may change.
+Only what `tune.space` names may change, and only for something better: the best trial of the
+search (`tasks.search`) has to do as well as the written values on validation data that the search
+did not see.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tasks import embed
-from tasks.errors import Diverged, ThawlineError
-from tasks.freeze import epochs_of
-from tasks.params import NEVER_CHANGES_A_RESULT, Params, SearchRange, TrainParams
-from tasks.params import replace as replace_params
-from tasks.progress import progress
-from tasks.records import (
-    DataSummary,
-    Phase,
-    Project,
-    Selection,
-    ThawPlan,
-    Tuning,
-)
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
-RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
+from tasks import embed, evidence, files, metrics, retrain, search
+from tasks.errors import ThawlineError
+from tasks.freeze import epochs_of
+from tasks.metrics import Bootstrap, Comparison, Ints
+from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams, get
+from tasks.params import replace as replace_params
+from tasks.records import DataSummary, Phase, Project, Selection, ThawPlan, Tuning
+from tasks.search import Judged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.engine.state import PhaseData
+
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
+SHORT = 0.1  # of the epochs: the fidelity `short`
 
 
 def run(project: Project, params: Params) -> None:
@@ -39,24 +42,22 @@ def run(project: Project, params: Params) -> None:
     epochs_of(ThawPlan.read(project.thaw_plan).phases, params.train.epochs)  # or refused
     params, raced, why_rate = _rate(project, params)
     rates = {"train.learning_rate": float(params.train.learning_rate)} if raced else {}
-    written = params.train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
     if not params.tune.trials:
         why = why_rate or "not tuned: tune.trials is 0"
-        Tuning(written, rates, raced, why).write(project.tuning)
+        Tuning(_train(params), rates, raced, why).write(project.tuning)
         return
-    trials = _search(project, params)
+    trials, study = _searched(project, params)
     if not trials:
         raise ThawlineError("no tuning trial ended with a finite loss; narrow tune.space")
-    best = min(trials, key=lambda trial: (trial["validation_loss"], trial["number"]))
-    tuned = replace_params(params, best["values"]).train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
-    changed = ", ".join(f"{k.removeprefix('train.')} {v:.3g}" for k, v in best["values"].items())
-    why = (
-        f"trial {best['number']} of {len(trials)} has the lowest validation loss "
-        f"({best['validation_loss']:.4f}): {changed}"
-    )
-    Tuning(tuned, {**rates, **best["values"]}, trials, f"{why}; {why_rate}".rstrip("; ")).write(
-        project.tuning
-    )
+    chosen, why, study["confirmed"] = _confirmed(project, params, trials)
+    tuned = _train(replace_params(params, chosen))
+    told = [{key: x for key, x in trial.items() if key != "right"} for trial in trials]
+    why = f"{why}; {why_rate}".rstrip("; ")
+    Tuning(tuned, {**rates, **chosen}, told, why, study).write(project.tuning)
+
+
+def _train(params: Params) -> dict[str, Any]:
+    return params.train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
 
 
 def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]], str]:
@@ -84,121 +85,193 @@ def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]
     return replace_params(params, {"train.learning_rate": rate}), trials, why
 
 
-def _search(project: Project, params: Params) -> list[dict[str, Any]]:
-    """Run the trials; the values written in `params.yaml` are the first one where they fit."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    data, width, classes = _data(project)
-    sampler = optuna.samplers.TPESampler(seed=params.seed)
-    study = optuna.create_study(sampler=sampler)
-    start = {path: _written(params.train, path) for path in params.tune.space}
-    if all(_allows(params.tune.space[path], value) for path, value in start.items()):
-        study.enqueue_trial(start)
-    trials = []
-    with progress("tuning", params.tune.trials) as advance:
-        for _ in range(params.tune.trials):
-            trial = study.ask()
-            values = {path: _suggest(trial, path, r) for path, r in params.tune.space.items()}
-            settings = replace_params(params, values).train
-            try:
-                loss, accuracy = _judge(data, width, classes, params, settings)
-            except Diverged:  # this trial has failed, others go on
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                study.tell(trial, loss)
-                trials.append(
-                    {
-                        "number": trial.number,
-                        "values": values,
-                        "validation_loss": loss,
-                        "validation_accuracy": accuracy,
-                    }
-                )
-                advance(1, loss=loss, accuracy=accuracy)
-    return trials
-
-
-def _judge(
-    data: PhaseData, width: int, classes: int, params: Params, settings: TrainParams
-) -> tuple[float, float]:
-    """Validation loss (without smoothing) and accuracy of a head trained with some settings."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    from tasks.engine import heads
-    from tasks.engine.device import resolve
-    from tasks.engine.loop import Trainer
-    from tasks.engine.network import Network
-
-    torch.manual_seed(params.seed)
-    head = nn.Sequential(*heads.layers(width, classes, settings.head))
-    trainer = Trainer(
-        Network(["head"], [head]),
-        [Phase("head", None, {"head": 1.0})],
-        settings,
+def _searched(project: Project, params: Params) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The trials of the study, which is kept in scratch under all that determines it."""
+    options = params.tune
+    halves = Halves.of(project, params)
+    ladder = _Ladder(project, params, halves)
+    key = {
+        "space": {path: tried.model_dump() for path, tried in options.space.items()},
+        "train": _train(params),
+        "inputs": [files.sha256_file(path) for path in (project.manifest, project.thaw_plan)],
+        "policy": files.sha256_file(project.augment / "policy.json"),
+        "fidelity": options.fidelity,
+        "seed": params.seed,
+        "threads": params.threads,
+    }
+    return search.run(
+        project.scratch / "tune" / f"{files.sha256_json(key)[:24]}.db",
+        options.space,
+        {path: get(params, path) for path in options.space},
+        ladder.judge,
+        fidelity=options.fidelity,
+        trials=options.trials,
+        minutes=options.minutes,
         seed=params.seed,
-        compute=resolve("cpu", "float32"),
-        frozen_norms=False,
-        folder=None,
-    )
-    trainer.fit(lambda _: data)
-    with torch.no_grad():
-        (inputs,) = data.validation.batches([_all(data.validation_targets)], 0)
-        logits = head(inputs)
-    loss = functional.cross_entropy(logits, data.validation_targets).item()
-    accuracy = (logits.argmax(1) == data.validation_targets).float().mean().item()
-    return round(loss, 6), round(accuracy, 6)
-
-
-def _data(project: Project) -> tuple[PhaseData, int, int]:
-    """Training and validation features of the chosen backbone, their width, and the classes."""
-    import numpy as np
-    import pandas as pd
-    import torch
-
-    from tasks.engine.device import resolve
-    from tasks.engine.feeds import Kept
-    from tasks.engine.state import PhaseData
-
-    kept, rows = embed.deepest(project, Selection.read(project.selection).backbone)
-    features = torch.from_numpy(np.array(kept))
-    manifest = pd.read_parquet(project.manifest, columns=["split", "target"]).iloc[rows]
-    compute = resolve("cpu", "float32")
-    scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
-
-    def part(split: str) -> tuple[Kept, Tensor]:
-        chosen = torch.from_numpy((manifest["split"] == split).to_numpy())
-        targets = torch.from_numpy(manifest["target"].to_numpy().astype(np.int64))[chosen]
-        return Kept([scaled[chosen]], compute), targets
-
-    classes = len(DataSummary.read(project.summary).classes)
-    return PhaseData(*part("train"), *part("validation")), features.shape[1], classes
-
-
-def _all(targets: Tensor) -> Any:
-    import numpy as np
-
-    return np.arange(len(targets))
-
-
-def _suggest(trial: Any, path: str, choices: SearchRange) -> float:
-    if choices.choices is not None:
-        return float(trial.suggest_categorical(path, choices.choices))
-    return float(trial.suggest_float(path, choices.low, choices.high, log=choices.log))
-
-
-def _allows(choices: SearchRange, value: float) -> bool:
-    if choices.choices is not None:
-        return value in choices.choices
-    return bool(choices.low is not None and choices.high is not None) and (
-        choices.low <= value <= choices.high  # type: ignore[operator]
     )
 
 
-def _written(train: TrainParams, path: str) -> float:
-    value: Any = train
-    for key in path.split(".")[1:]:
-        value = getattr(value, key)
-    return float(value)
+@dataclass(frozen=True)
+class Halves:
+    """Manifest rows: training, and validation in a half for the search and one to confirm it."""
+
+    train: Ints
+    search: Ints
+    confirm: Ints
+    targets: Ints  # of the whole manifest
+    groups: Any
+
+    @classmethod
+    def of(cls, project: Project, params: Params) -> Halves:
+        """Groups stay together. Raises `ThawlineError` where there is too little to halve."""
+        manifest = pd.read_parquet(project.manifest, columns=["split", "target", "group"])
+        splits, groups = manifest["split"].to_numpy(), manifest["group"].to_numpy()
+        validation = np.flatnonzero(splits == "validation")
+        names = np.unique(groups[validation])
+        if len(names) < 2:
+            raise ThawlineError("tuning needs at least two validation examples; add some")
+        drawn = np.random.default_rng(params.seed).permutation(len(names))
+        first = np.isin(groups[validation], names[drawn[: len(names) // 2]])
+        return cls(
+            np.flatnonzero(splits == "train"),
+            validation[~first],
+            validation[first],
+            manifest["target"].to_numpy(np.int64),
+            groups,
+        )
+
+
+def _confirmed(
+    project: Project, params: Params, trials: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """The values to train with, why, and how the best trial does on the half of validation that the
+    search did not see, beside the written values: `examples` and a `Comparison`."""
+    highest = max(len(trial["losses"]) for trial in trials)
+    ended = [t for t in trials if len(t["losses"]) == highest and not t["pruned"]] or trials
+    best = min(ended, key=lambda trial: (trial["validation_loss"], trial["number"]))
+    shown = ", ".join(
+        f"{k.removeprefix('train.')} {v:.3g}" if isinstance(v, float) else f"{k[6:]} {v}"
+        for k, v in best["values"].items()
+    )
+    why = (
+        f"trial {best['number']} of {len(trials)} has the lowest validation loss "
+        f"({best['validation_loss']:.4f}): {shown}"
+    )
+    written = trials[0]
+    if written is best or written["values"] != {p: get(params, p) for p in params.tune.space}:
+        return best["values"], why, {}
+    halves = Halves.of(project, params)
+    judged = _compared(best["right"], written["right"], halves.groups[halves.confirm], params)
+    told = evidence.plain({"examples": len(halves.confirm), **asdict(judged)})
+    where = f"on {len(halves.confirm)} validation examples that the search did not see"
+    gap = f"{100 * judged.difference.value:+.1f} points"
+    if judged.difference.value < 0:
+        why = f"{why}; but {where} it does worse than the written values ({gap}), which stay"
+        return {p: get(params, p) for p in params.tune.space}, why, told
+    return best["values"], f"{why}; {where}: {gap}, {judged.verdict}", told
+
+
+def _compared(best: str, written: str, groups: Any, params: Params) -> Comparison:
+    """Right answers of two trials, as strings of 0 and 1, example by example."""
+    ours, theirs = (np.array([int(x) for x in right], np.int64) for right in (best, written))
+    options = params.evaluate
+    resamples = Bootstrap(
+        metrics.group_index(groups), options.bootstrap, options.confidence, params.seed
+    )
+    return metrics.compare(np.ones_like(ours), ours, theirs, resamples)
+
+
+class _Ladder:
+    """What a trial does at each fidelity."""
+
+    def __init__(self, project: Project, params: Params, halves: Halves) -> None:
+        self.project, self.params, self.halves = project, params, halves
+        self.features = _Features.of(project, halves)
+        self.plan = ThawPlan.read(project.thaw_plan)
+
+    def judge(self, fidelity: str, values: dict[str, Any]) -> Judged:
+        """Raises `Diverged` when the training's loss is no longer finite."""
+        params = replace_params(self.params, values)
+        if fidelity == "head":
+            return self.features.judge(params)
+        settings, plan = params.train, self.plan
+        if fidelity == "short":
+            plan = replace(plan, phases=[replace(p, epochs=p.epochs and 1) for p in plan.phases])
+            epochs = max(math.ceil(SHORT * settings.epochs), len(plan.phases))
+            settings = settings.model_copy(update={"epochs": epochs})
+        rows = {
+            "train": self.halves.train,
+            "validation": self.halves.search,
+            "test": self.halves.confirm,
+        }
+        what = "validation that the search does not see"
+        found = retrain.run(self.project, params, plan, settings, rows, what)
+        right = found.logits.argmax(1) == self.halves.targets[self.halves.confirm]
+        return Judged(found.loss, found.accuracy, right)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """The cached features that a head alone is trained on."""
+
+    data: PhaseData  # validation: the half for the search
+    confirm: Tensor  # [n, d]
+    targets: Tensor  # of those [n]
+    classes: int
+
+    @classmethod
+    def of(cls, project: Project, halves: Halves) -> _Features:
+        import torch
+
+        from tasks.engine.device import resolve
+        from tasks.engine.feeds import Kept
+        from tasks.engine.state import PhaseData
+
+        kept, rows = embed.deepest(project, Selection.read(project.selection).backbone)
+        features = torch.from_numpy(np.array(kept))
+        scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
+        place = pd.Series(np.arange(len(rows)), index=rows)
+        compute = resolve("cpu", "float32")
+
+        def part(chosen: Ints) -> tuple[Tensor, Tensor]:
+            return scaled[place[chosen].to_numpy()], torch.from_numpy(halves.targets[chosen])
+
+        (train, targets), (inside, known), (confirm, other) = map(
+            part, (halves.train, halves.search, halves.confirm)
+        )
+        data = PhaseData(Kept([train], compute), targets, Kept([inside], compute), known)
+        return cls(data, confirm, other, len(DataSummary.read(project.summary).classes))
+
+    def judge(self, params: Params) -> Judged:
+        """A head of its own for a trial, by the one training loop."""
+        import torch
+        from torch import nn
+        from torch.nn import functional
+
+        from tasks.engine import heads
+        from tasks.engine.device import resolve
+        from tasks.engine.loop import Trainer
+        from tasks.engine.network import Network
+
+        settings: TrainParams = params.train
+        torch.manual_seed(params.seed)
+        width = self.confirm.shape[1]
+        head = nn.Sequential(*heads.layers(width, self.classes, settings.head))
+        trainer = Trainer(
+            Network(["head"], [head]),
+            [Phase("head", None, {"head": 1.0})],
+            settings,
+            seed=params.seed,
+            compute=resolve("cpu", "float32"),
+            frozen_norms=False,
+            folder=None,
+        )
+        trainer.fit(lambda _: self.data)
+        known = self.data.validation_targets
+        with torch.no_grad():
+            (inputs,) = self.data.validation.batches([np.arange(len(known))], 0)
+            logits, confirmed = head(inputs), head(self.confirm)
+        loss = functional.cross_entropy(logits, known).item()  # without smoothing
+        accuracy = (logits.argmax(1) == known).float().mean().item()
+        right: npt.NDArray[np.bool_] = (confirmed.argmax(1) == self.targets).numpy()
+        return Judged(loss, accuracy, right)

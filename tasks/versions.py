@@ -22,7 +22,7 @@ VERSIONS = {
     "select": 3,
     "inspect": 1,
     "freeze": 5,
-    "tune": 5,
+    "tune": 6,
     "train": 5,
     "repeat": 1,
     "evaluate": 4,

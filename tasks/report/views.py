@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections import defaultdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
             tuning.train["learning_rate"],
         ),
         "tuning": tuning,
+        "searched": searched(tuning),
         "settings": settings(tuning.train),
         "retention": retention(Retention.read(project.train / "retention.json")),
         "inspection": inspection(project),
@@ -311,6 +313,24 @@ def inspection(project: Project) -> Values | None:
         "label_errors": shown(found.label_errors),
         "outliers": shown(found.outliers),
     }
+
+
+def searched(tuning: Tuning) -> Values | None:
+    """The history of a search: each trial of the highest fidelity, and the best so far."""
+    if not tuning.study:
+        return None
+    highest = max(len(trial["losses"]) for trial in tuning.trials)
+    ended = [trial for trial in tuning.trials if len(trial["losses"]) == highest]
+    numbers = [float(trial["number"]) for trial in ended]
+    losses = [float(trial["validation_loss"]) for trial in ended]
+    so_far = list(itertools.accumulate(losses, min))
+    series = [
+        charts.Series("each trial", "agreement", list(zip(numbers, losses, strict=True))),
+        charts.Series("best so far", "expected", list(zip(numbers, so_far, strict=True))),
+    ]
+    chart = {"title": "Validation loss", "series": series, "y": charts.axis(losses, 190, 14)}
+    best = numbers[losses.index(min(losses))]
+    return {"chart": chart, "x": charts.counting_axis(numbers, 44, 408), "best": best}
 
 
 def labels(curve: Values | None) -> Values | None:

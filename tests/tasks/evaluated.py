@@ -180,13 +180,23 @@ def _records(
         changed={"train.weight_decay": 0.012},
         trials=[
             {
-                "number": 0,
-                "values": {"train.weight_decay": 0.012},
-                "validation_loss": 0.5,
+                "number": number,
+                "values": {"train.weight_decay": 0.012, "train.mix": "cutmix"},
+                "losses": {"head": loss + 1, "short": loss},
+                "validation_loss": loss,
                 "validation_accuracy": 0.8,
+                "pruned": False,
             }
+            for number, loss in enumerate((0.7, 0.5, 0.6))
         ],
-        why="the best of 1 trial by validation loss",
+        why="the best of 3 trials by validation loss",
+        study={
+            "fidelities": ["head", "short"],
+            "agreement": 0.61,
+            "pruning": True,
+            "importances": {"train.weight_decay": 0.7, "train.mix": 0.3},
+            "confirmed": {},
+        },
     ).write(project.tuning)
     _training(project)
 

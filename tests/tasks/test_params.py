@@ -88,7 +88,16 @@ def test_dvc_reads_the_same() -> None:
             "tune: {space: {seed: {low: 0, high: 1}}}\n",
             "tune.space.seed: only train.* can be",
         ),
-        ("tune: {space: {train.epochs: {low: 1, high: 2}}}\n", "train.epochs: is not a decimal"),
+        (
+            "tune: {space: {train.mix: {low: 1, high: 2}}}\n",
+            "train.mix: is no number; give choices",
+        ),
+        ("tune: {space: {train.mix: {choices: [none, mixupp]}}}\n", "reaches mixupp"),
+        ("tune: {space: {train.epochs: {low: 1.5, high: 2}}}\n", "train.epochs: reaches 1.5"),
+        (
+            "tune: {space: {train.checkpoint_seconds: {low: 1, high: 2}}}\n",
+            "never changes a result",
+        ),
         ("tune: {space: {train.ema: {low: 2, high: 1}}}\n", "give low < high, or choices"),
         ("tune: {space: {train.label_smoothing: {low: 0.5, high: 1.5}}}\n", "reaches 1.5"),
         ("embed: {weights: {b: {file: f, sha256: 'x'}}}\n", "embed.weights.b.sha256"),

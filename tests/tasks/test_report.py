@@ -104,7 +104,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
     pictures = [a for tag, a in page.elements if tag == "img"]
     assert len(pictures) == 24 + 1  # mistakes and the preview of the augmentation
     assert all(a.get("alt") for a in pictures)
-    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 7
+    assert len([1 for tag, _ in page.elements if tag == "svg"]) == 8
     for told in (
         "above the thaw line",  # a phase
         "0.000444",  # the rate of a thawed layer: 0.01 · 0.1 · 0.85⁵
@@ -124,6 +124,9 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "Validation and test look alike to the model",
         "<south>",  # a slice
         "Answering only when sure",
+        "a rank correlation of 0.610, so trials that fell behind were ended early",
+        "70% of the spread of the losses",
+        "train.mix cutmix",
         "Cross-validated on 555 examples",
         "standard deviation of 1.23%",
         "torch 2.14.1",
