@@ -92,7 +92,8 @@ def folds(manifest: pd.DataFrame, params: Params) -> list[Rows]:
     found = []
     for held_out in divided(everything, count):
         rest = np.setdiff1d(everything, held_out)
-        validation = divided(rest, parts)[0]
+        commonest = int(np.bincount(targets[rest]).max())
+        validation = divided(rest, min(parts, commonest))[0]
         train = np.setdiff1d(rest, validation)
         # A class that validation has all of goes back: what learns must know every class.
         lost = np.setdiff1d(targets, targets[train])

@@ -190,9 +190,7 @@ def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
         if taken > limits.max_latency_ms:
             log.warning("%s: %.1f ms an image", candidate.backbone, taken)
             # Without the figure, which would differ from run to run.
-            return (
-                f"an image takes longer here than select.max_latency_ms, {limits.max_latency_ms:g}"
-            )
+            return f"slower here than select.max_latency_ms, {limits.max_latency_ms:g}"
     return ""
 
 

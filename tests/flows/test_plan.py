@@ -56,7 +56,7 @@ def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
     assert [row["cached"] for row in rows] == [True, False, False]
     assert [row["parameters"] for row in rows] == [10, 20, 4 * 3 + 3]
     assert [row["compute_share"] for row in rows] == [0.75, 0.22, 0.03]
-    assert rows[1]["learning_rates"] == {"last blocks": 0.2}
+    assert rows[1]["learning_rates"] == {"last blocks": 1.0}
     shown = thawline(project, "plan").stdout
     assert "frozen" in shown and found["thaw_why"] in " ".join(shown.split())
 

@@ -17,7 +17,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 import flows.plan
-from tasks import augment, embed, evaluate, files, freeze, package, problems, select, train, tune
+from tasks import (
+    augment,
+    embed,
+    evaluate,
+    files,
+    freeze,
+    inspect,
+    package,
+    problems,
+    select,
+    train,
+    tune,
+)
 from tasks.engine import multi_layer
 from tasks.engine.multi_layer import FeatureSelection, MultiLayer
 from tasks.engine.pooling import Pool
@@ -60,6 +72,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     augment.run(made, settings())
     embed.run(made, settings(), BACKBONE)
     select.run(made, settings())
+    inspect.run(made, settings())
     return made
 
 

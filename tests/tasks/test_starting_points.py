@@ -23,6 +23,7 @@ from tasks import (
     embed,
     files,
     freeze,
+    inspect,
     package,
     params_file,
     register,
@@ -161,7 +162,7 @@ def settings(**sections: dict[str, object]) -> Params:
 def prepared(project: Project, params: Params) -> None:
     augment.run(project, params)
     embed.run(project, params, NAME)
-    for stage in (select, freeze, tune):
+    for stage in (select, inspect, freeze, tune):
         stage.run(project, params)
 
 
@@ -176,7 +177,8 @@ def knows_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         project = drawn_project.make(tmp_path_factory.mktemp("two") / "old", a_class=20)
         prepared(project, settings())
         train.run(project, settings())
-    files.write_json(project.evaluate / "evaluation.json", {"temperature": 1.0})
+    judged = {"slices": [], "worst": None, "drift": {"differs": False}, "learning_curve": None}
+    files.write_json(project.evaluate / "evaluation.json", {"temperature": 1.0, **judged})
     files.write_json(project.reports / "metrics.json", {})
     package.run(project, settings())
     yield project

@@ -23,6 +23,7 @@ from tasks import (
     evaluate,
     files,
     freeze,
+    inspect,
     package,
     plugins,
     problems,
@@ -53,6 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     augment.run(made, params)
     embed.run(made, params, "mobilenet_v2")
     select.run(made, params)
+    inspect.run(made, params)
     return made
 
 
@@ -298,6 +300,7 @@ def test_efficientnet_lite0_goes_the_whole_way(tmp_path: Path) -> None:
     augment.run(project, params)
     embed.run(project, params, name)
     select.run(project, params)
+    inspect.run(project, params)
     plan, run, weights = trained(project, params)
     assert plan.frozen_share > 0.4 and run.frozen_before == run.frozen_after
     loaded = plugins.load(problems, "image_classification").backbone(
