@@ -3,12 +3,19 @@
 Successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943). Each round trains anew
 with the whole schedule of the default recipe, from the kept output of the frozen part, and is
 judged on validation. What it costs is counted in multiply-adds, so that it repeats exactly.
+
+Validation data is scarce, so the favourite (who had the best score before) keeps its place unless
+the one that came furthest is distinguishably better, on the same examples and its cost counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tasks import costs, freeze, metrics, race
 from tasks.params import FreezeParams, Params, TrainParams
@@ -16,42 +23,73 @@ from tasks.records import Project, Selection, ViewPolicy
 
 CONFIDENCE = 0.95
 
-Rounds = dict[str, list[dict[str, Any]]]
+Worth = Callable[[str, float], float]
+Right = npt.NDArray[np.bool_]  # [n], which validation examples were right
 
 
-def run(
-    project: Project,
-    params: Params,
-    contenders: Sequence[Selection],
-    worth: Callable[[str, float], float],
-) -> Rounds:
-    """The rounds of each contender, by backbone.
+@dataclass(frozen=True)
+class Outcome:
+    """Who won, and what every contender did.
 
     A round: `epochs`, `steps`, `accuracy` on validation with its Wilson interval,
-    `validation_loss` (None: it diverged) and `multiply_adds`. `worth(backbone, accuracy)` is what
-    rounds are won by; of equals the lower loss wins.
+    `validation_loss` (None: it diverged) and `multiply_adds`.
     """
-    rounds: Rounds = {selection.backbone: [] for selection in contenders}
+
+    order: list[str]  # backbones, the winner first
+    rounds: dict[str, list[dict[str, Any]]]
+    # Of the one that came furthest over the favourite; None when that is the favourite itself.
+    lead: dict[str, float] | None
+
+
+def run(project: Project, params: Params, contenders: Sequence[Selection], worth: Worth) -> Outcome:
+    """Race the contenders, of which the first is the favourite.
+
+    `worth(backbone, accuracy)` is what rounds are won by; of equals the lower loss wins. Raises
+    `Diverged` when nobody arrived.
+    """
+    rounds: dict[str, list[dict[str, Any]]] = {each.backbone: [] for each in contenders}
+    right: dict[str, list[Right]] = {name: [] for name in rounds}
     left, doublings = list(contenders), 0
     while True:
-        for selection in left:
-            rounds[selection.backbone].append(_round(project, params, selection, 2**doublings))
-        left.sort(key=lambda s: standing(rounds[s.backbone][-1], s.backbone, worth), reverse=True)
+        for each in left:
+            row, answers = _round(project, params, each, 2**doublings)
+            rounds[each.backbone].append(row)
+            right[each.backbone].append(answers)
+        left.sort(key=lambda each: _place(rounds[each.backbone], each.backbone, worth))
         if len(left) <= 2:  # of two, both have been seen for as long
-            return rounds
-        left, doublings = left[: -(-len(left) // 2)], doublings + 1
+            break
+        left, doublings = left[len(left) // 2 :], doublings + 1
+    race.check([row for each in rounds.values() for row in each])
+    order = sorted(rounds, key=lambda name: _place(rounds[name], name, worth), reverse=True)
+    favourite, first = contenders[0].backbone, order[0]
+    last = len(rounds[favourite]) - 1  # the longest round that both have run
+    if first == favourite or rounds[favourite][last]["validation_loss"] is None:
+        return Outcome(order, rounds, None)
+    lead = lead_of(right[first][last], right[favourite][last], params.seed)
+    if lead.low <= worth(favourite, 0.0) - worth(first, 0.0):
+        order = [favourite, *(name for name in order if name != favourite)]
+    return Outcome(order, rounds, {k: round(v, 6) for k, v in asdict(lead).items()})
 
 
-def standing(
-    last: dict[str, Any], backbone: str, worth: Callable[[str, float], float]
-) -> tuple[float, float]:
-    """What a round is compared by."""
+def lead_of(right: Right, others: Right, seed: int) -> metrics.Interval:
+    """By how much more often one is right than another, on the same examples."""
+    each = np.arange(len(right))
+    bootstrap = metrics.Bootstrap(each, confidence=CONFIDENCE, seed=seed)
+    a, b = right.astype(np.int64), others.astype(np.int64)
+    return metrics.compare(np.ones_like(a), a, b, bootstrap).difference
+
+
+def _place(rounds: Sequence[dict[str, Any]], backbone: str, worth: Worth) -> tuple[float, ...]:
+    """What contenders are ordered by: how far they came, and how well they did there."""
+    last = rounds[-1]
     if last["validation_loss"] is None:
-        return float("-inf"), 0.0
-    return worth(backbone, last["accuracy"]["value"]), -last["validation_loss"]
+        return len(rounds), float("-inf"), 0.0
+    return len(rounds), worth(backbone, last["accuracy"]["value"]), -last["validation_loss"]
 
 
-def _round(project: Project, params: Params, selection: Selection, times: int) -> dict[str, Any]:
+def _round(
+    project: Project, params: Params, selection: Selection, times: int
+) -> tuple[dict[str, Any], Right]:
     from tasks.engine.setup import Setup
 
     policy = ViewPolicy.read(project.augment / "policy.json")
@@ -60,16 +98,22 @@ def _round(project: Project, params: Params, selection: Selection, times: int) -
     plan = freeze.make(selection, fixed, policy)
     recipe = TrainParams()
     setup = Setup.make(project, params, plan, recipe)
+    targets = setup.targets["validation"].numpy()
+    right = np.zeros(len(targets), bool)
+
+    def look(trained: Setup) -> None:
+        right[:] = trained.predicted() == targets
+
     epochs = times * race.least_epochs(setup, recipe)
-    [found] = race.run(setup, [race.Entrant(selection.backbone, plan, recipe, epochs)])
-    examples = {split: len(targets) for split, targets in setup.targets.items()}
-    accuracy = metrics.wilson(
-        found["validation_accuracy"] or 0.0, examples["validation"], CONFIDENCE
-    )
-    return {
+    entrant = race.Entrant(selection.backbone, plan, recipe, epochs)
+    [found] = race.run(setup, [entrant], look=look)
+    examples = {split: len(each) for split, each in setup.targets.items()}
+    accuracy = metrics.wilson(float(right.mean()), len(right), CONFIDENCE)
+    row = {
         "epochs": epochs,
         "steps": epochs * max(1, examples["train"] // recipe.batch_size),
-        "accuracy": {name: round(getattr(accuracy, name), 6) for name in ("value", "low", "high")},
+        "accuracy": {name: round(value, 6) for name, value in asdict(accuracy).items()},
         "validation_loss": found["validation_loss"],
         "multiply_adds": costs.multiply_adds(plan, policy, examples, [epochs]),
     }
+    return row, right

@@ -7,7 +7,7 @@ same weights, and runs the whole schedule of its recipe in a few epochs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +33,21 @@ class Entrant:
 
 
 def run(
-    setup: Setup, entrants: Sequence[Entrant], epoch_minutes: float | None = None
+    setup: Setup,
+    entrants: Sequence[Entrant],
+    epoch_minutes: float | None = None,
+    look: Callable[[Setup], None] = lambda trained: None,
 ) -> list[dict[str, Any]]:
     """Train each briefly; `name`, `validation_loss` (None: it diverged) and `validation_accuracy`
     of its best epoch, and `too_slow` where an epoch took longer than `epoch_minutes`.
 
-    The entrants come from the cheapest to the deepest. The network of `setup` is left as it was.
+    The entrants come from the cheapest to the deepest. `look` sees each as it was at its best; the
+    network of `setup` is left as it was.
     """
     before = {key: value.clone() for key, value in setup.network.state().items()}
     standings = []
     for entrant in reversed(entrants):  # the deepest first: kept views of others start from its
-        standings.append(_standing(setup, entrant, epoch_minutes))
+        standings.append(_standing(setup, entrant, epoch_minutes, look))
         setup.network.load(before)
     standings.reverse()
     setup.cache.close()
@@ -79,7 +83,9 @@ def _result(row: dict[str, Any]) -> str:
     return f"{row['validation_loss']:.4f}" + (" (too slow)" if row.get("too_slow") else "")
 
 
-def _standing(setup: Setup, entrant: Entrant, epoch_minutes: float | None) -> dict[str, Any]:
+def _standing(
+    setup: Setup, entrant: Entrant, epoch_minutes: float | None, look: Callable[[Setup], None]
+) -> dict[str, Any]:
     # An epoch for each phase before the last.
     phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
     epochs = entrant.epochs or max(least_epochs(setup, entrant.settings), len(phases))
@@ -92,6 +98,7 @@ def _standing(setup: Setup, entrant: Entrant, epoch_minutes: float | None) -> di
         state = trainer.fit(racing.data)
     except Diverged:
         return row | {"validation_loss": None, "validation_accuracy": None}
+    look(racing)
     best = min(state.history, key=lambda judged: judged["validation_loss"])
     row |= {name: best[name] for name in ("validation_loss", "validation_accuracy")}
     # Seconds differ from run to run, so they are not written where nothing hangs on them.

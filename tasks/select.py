@@ -17,17 +17,20 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks import plugins, problems, race, ridge
+from tasks import plugins, problems, ridge
 from tasks.embed import deepest, drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.params import Params, SelectParams
 from tasks.progress import progress
 from tasks.records import Candidate, DataSummary, Embedding, Project, Selection, ViewPolicy
+
+if TYPE_CHECKING:
+    from tasks.contest import Outcome
 
 Features = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.int64]
@@ -67,14 +70,12 @@ def run(project: Project, params: Params) -> None:
         from tasks import contest
 
         contenders = [selections[candidate.backbone] for candidate in close]
-        rounds = contest.run(project, params, contenders, worth(ranked, options))
-        race.check([r for each in rounds.values() for r in each])
-        raced = [replace(c, race=rounds.get(c.backbone, [])) for c in ranked]
-        ranked, agreement = by_race(raced, options)
+        outcome = contest.run(project, params, contenders, worth(ranked, options))
+        ranked, agreement = by_race(ranked, outcome)
     chosen = ranked[0].backbone if automatic else options.backbone
     replace(
         selections[chosen],
-        why=why(ranked, chosen, automatic),
+        why=why(ranked, chosen, automatic, agreement.get("lead")),
         candidates=ranked,
         agreement=agreement,
     ).write(project.selection)
@@ -111,34 +112,33 @@ def shortlist(ranked: Sequence[Candidate], most: int) -> list[Candidate]:
 
 
 def by_race(
-    candidates: Sequence[Candidate], options: SelectParams
+    candidates: Sequence[Candidate], outcome: Outcome
 ) -> tuple[list[Candidate], dict[str, Any]]:
-    """The candidates ranked anew, those that came further in the race first, and how far the
-    scores had agreed with it: `same_first`, Kendall's `tau`, and the race's `multiply_adds`."""
+    """The candidates ranked anew, those of the race first, and what it says about the scores:
+    `same_first`, Kendall's `tau`, the `lead` in accuracy of the one that came furthest over the
+    one with the best score (null: the same), and the race's `multiply_adds`."""
     from scipy.stats import kendalltau
 
-    from tasks import contest
-
-    value = worth(candidates, options)
-    raced = [c for c in candidates if c.race]
-
-    def place(candidate: Candidate) -> tuple[float, ...]:
-        last = candidate.race[-1]
-        return (len(candidate.race), *contest.standing(last, candidate.backbone, value))
-
-    best_first = sorted(raced, key=place, reverse=True)
-    tau = kendalltau([c.rank for c in best_first], range(len(best_first))).statistic
+    by_name = {c.backbone: c for c in candidates}
+    raced = [replace(by_name[name], race=outcome.rounds[name]) for name in outcome.order]
+    tau = kendalltau([c.rank for c in raced], range(len(raced))).statistic
     agreement = {
-        "same_first": best_first[0].rank == min(c.rank for c in raced),
+        "same_first": raced[0].rank == min(c.rank for c in raced),
         "tau": round(float(tau), 4),
+        "lead": outcome.lead,
         "multiply_adds": sum(r["multiply_adds"] for c in raced for r in c.race),
     }
-    ordered = [*best_first, *(c for c in candidates if not c.race)]
+    ordered = [*raced, *(c for c in candidates if c.backbone not in outcome.rounds)]
     return [replace(c, rank=i) for i, c in enumerate(ordered, start=1)], agreement
 
 
-def why(ranked: Sequence[Candidate], chosen: str, automatic: bool) -> str:
-    """One sentence on the choice."""
+def why(
+    ranked: Sequence[Candidate],
+    chosen: str,
+    automatic: bool,
+    lead: dict[str, float] | None = None,
+) -> str:
+    """One sentence on the choice; `lead` as in `by_race`."""
     best = next(c for c in ranked if c.backbone == chosen)
     figures = (
         f"leave-one-out accuracy {best.ridge:.3f} with a ridge head and {best.knn:.3f} with "
@@ -155,11 +155,16 @@ def why(ranked: Sequence[Candidate], chosen: str, automatic: bool) -> str:
         return f"{chosen} is the only candidate{out} ({figures})."
     second = allowed[1]
     if best.race:
-        own, other = (c.race[-1]["accuracy"]["value"] for c in (best, second))
+        last = min(len(best.race), len(second.race)) - 1
+        own, other = (c.race[last]["accuracy"]["value"] for c in (best, second))
+        raced = sum(bool(c.race) for c in ranked)
+        kept = lead is not None and best.score == max(c.score for c in allowed)
+        won = "keeps its lead by score in" if kept else "has won"
+        doubt = ", which does not tell them apart" if kept else ""
         return (
-            f"{chosen} has won a race of {sum(bool(c.race) for c in ranked)} close candidates, "
-            f"its cost counted: right on {own:.1%} of validation after {best.race[-1]['epochs']} "
-            f"epochs, {second.backbone} on {other:.1%}{out} ({figures})."
+            f"{chosen} {won} a race of {raced} close candidates, its cost counted: right on "
+            f"{own:.1%} of validation after {best.race[last]['epochs']} epochs, {second.backbone} "
+            f"on {other:.1%}{doubt}{out} ({figures})."
         )
     if second.score == best.score:
         return f"{chosen} scores as well as {second.backbone} and costs no more{out} ({figures})."

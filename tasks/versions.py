@@ -19,7 +19,7 @@ VERSIONS = {
     "prepare": 1,
     "augment": 4,
     "embed": 3,
-    "select": 3,
+    "select": 4,
     "inspect": 1,
     "freeze": 5,
     "tune": 6,

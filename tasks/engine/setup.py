@@ -216,6 +216,17 @@ class Setup:
                 self._solve(linear, self._features(top, data.train, order), targets)
         return time.perf_counter() - begun, self.ranks.total(cpu_seconds() - cpu)[0]
 
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The class that the network, as it is, gives each validation example, [n]."""
+        last = len(self.plan.phases) - 1
+        suffix = self.network.run(self._line(self.plan.phases[last]))
+        size = self.params.embed.batch_size
+        order = np.arange(len(self.targets["validation"]))
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        feed = self.data(last).validation
+        found = [self.compute.forward(suffix, x).argmax(1).cpu() for x in feed.batches(batches, 0)]
+        return np.asarray(torch.cat(found).numpy(), np.int64)
+
     def _solve(self, linear: nn.Linear, features: Tensor, targets: Tensor) -> None:
         """Put the closed form in a layer, unless it reads something else than pooled features."""
         if features.shape[1] != linear.in_features:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tasks import augment, contest, embed, race, select
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged, ThawlineError
 from tasks.params import Params
 from tasks.records import Embedding, Project, Selection
 from tests.tasks import drawn_project
@@ -52,7 +53,7 @@ def test_close_candidates_are_raced_with_their_real_weights(
     assert found.agreement["multiply_adds"] == sum(
         c.race[0]["multiply_adds"] for c in (best, other)
     )
-    assert "has won a race of 2 close candidates, its cost counted" in found.why
+    assert "a race of 2 close candidates, its cost counted" in found.why
     select.run(project, settings())
     assert Selection.read(project.selection) == found  # it repeats exactly
 
@@ -68,24 +69,74 @@ def test_a_clear_lead_is_not_raced(project: Project, monkeypatch: pytest.MonkeyP
     assert not any(c.race for c in Selection.read(project.selection).candidates)
 
 
-def test_the_better_half_goes_on_for_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    skill = {"a": 0.5, "b": 0.9, "c": 0.8, "d": 0.7, "e": 0.6}
+def outcome(
+    monkeypatch: pytest.MonkeyPatch, right: dict[str, Any], costs: dict[str, float] | None = None
+) -> tuple[contest.Outcome, list[tuple[str, int]]]:
+    """The race of contenders that are right on so many (None: diverged) of 100 examples in every
+    round; the first so many, so that they are right on the same."""
     ran: list[tuple[str, int]] = []
 
-    def one(project: Project, params: Params, selection: Any, times: int) -> dict[str, Any]:
+    def one(project: Project, params: Params, selection: Any, times: int) -> Any:
         ran.append((selection.backbone, times))
-        return {"accuracy": {"value": skill[selection.backbone]}, "validation_loss": 1.0}
+        hits = right[selection.backbone]
+        loss = None if hits is None else 1.0
+        return {"accuracy": {"value": (hits or 0) / 100}, "validation_loss": loss}, (
+            np.arange(100) < (hits or 0)
+        )
 
     class Contender:
         def __init__(self, backbone: str) -> None:
             self.backbone = backbone
 
+    def worth(name: str, accuracy: float) -> float:
+        return accuracy - (costs or {}).get(name, 0.0)
+
     monkeypatch.setattr(contest, "_round", one)
-    found = contest.run(
-        Project(Path()), settings(), [Contender(n) for n in skill], lambda _, accuracy: accuracy
-    )
-    assert ran == [(n, 1) for n in "abcde"] + [(n, 2) for n in "bcd"] + [(n, 4) for n in "bc"]
-    assert [len(found[name]) for name in "abcde"] == [1, 3, 3, 2, 1]
+    contenders: Any = [Contender(name) for name in right]
+    return contest.run(Project(Path()), settings(), contenders, worth), ran
+
+
+def test_the_better_half_goes_on_for_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, ran = outcome(monkeypatch, {"a": 50, "b": 90, "c": 80, "d": 70, "e": 60})
+    assert ran == [(n, 1) for n in "abcde"] + [(n, 2) for n in "dcb"] + [(n, 4) for n in "cb"]
+    assert [len(found.rounds[name]) for name in "abcde"] == [1, 3, 3, 2, 1]
+    assert found.order == ["b", "c", "d", "e", "a"]
+    assert found.lead is not None and found.lead["value"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("right", "costs", "winner"),
+    [
+        ((80, 83), (0, 0), "a"),  # three more of a hundred may be luck
+        ((80, 90), (0, 0), "b"),
+        ((80, 90), (0, 0.09), "a"),  # but not worth what it costs
+        ((80, 79), (0.2, 0), "b"),  # hardly worse, and much cheaper
+        ((90, 80), (0, 0), "a"),
+        ((None, 10), (0, 0), "b"),
+    ],
+)
+def test_the_favourite_stays_unless_another_is_distinguishably_better(
+    monkeypatch: pytest.MonkeyPatch,
+    right: tuple[int | None, int],
+    costs: tuple[float, float],
+    winner: str,
+) -> None:
+    by_name = dict(zip("ab", right, strict=True))
+    found, _ = outcome(monkeypatch, by_name, dict(zip("ab", costs, strict=True)))
+    assert found.order[0] == winner
+
+
+def test_nobody_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Diverged, match="every training in the race"):
+        outcome(monkeypatch, {"a": None, "b": None})
+
+
+def test_a_lead_is_judged_on_the_same_examples() -> None:
+    one, other = np.arange(400) < 300, np.arange(400) < 292
+    apart = np.random.default_rng(0).permutation(one)
+    near, far = contest.lead_of(one, other, 0), contest.lead_of(one, apart & other, 0)
+    assert near.low > 0 and near.value == 0.02
+    assert far.high - far.low > 2 * (near.high - near.low)
 
 
 def test_latency_is_measured_here(project: Project) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tasks import ridge, select
+from tasks.contest import Outcome
 from tasks.errors import ThawlineError
 from tasks.params import SelectParams
 from tasks.records import Candidate, DataSummary, Embedding, Layer, Project, Selection
@@ -170,23 +171,24 @@ def test_the_shortlist_is_what_scores_cannot_tell_apart() -> None:
 
 
 def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
-    def raced(*rounds: tuple[float, float | None]) -> list[dict[str, object]]:
-        return [
-            {"epochs": 2, "accuracy": {"value": a}, "validation_loss": loss, "multiply_adds": 5}
-            for a, loss in rounds
-        ]
+    def round_of(accuracy: float) -> dict[str, object]:
+        return {"epochs": 2, "accuracy": {"value": accuracy}, "multiply_adds": 5}
 
     known = [candidate(name, 0.9 - i / 100) for i, name in enumerate("abcd")]
     ranked = select.rank(known, SelectParams())
-    rounds = {"a": [(0.9, 0.5)], "b": [(0.7, 0.6), (0.8, 0.5)], "c": [(0.7, 0.5), (0.8, 0.4)]}
-    with_rounds = [replace(c, race=raced(*rounds.get(c.backbone, []))) for c in ranked]
-    found, agreement = select.by_race(with_rounds, SelectParams())
-    # Who came further is ahead; of equals the lower loss; who did not run comes last.
+    rounds = {"a": [round_of(0.7)], "b": [round_of(0.75)] * 2, "c": [round_of(0.8)] * 2}
+    lead = {"value": 0.1, "low": 0.05, "high": 0.15}
+    found, agreement = select.by_race(ranked, Outcome(["c", "b", "a"], rounds, lead))
+    # Who did not run comes last.
     assert [(c.backbone, c.rank) for c in found] == [("c", 1), ("b", 2), ("a", 3), ("d", 4)]
-    assert agreement == {"same_first": False, "tau": -1.0, "multiply_adds": 25}
-    assert select.why(found, "c", True).startswith("c has won a race of 3 close candidates")
-    lost = [replace(with_rounds[0], race=raced((0.99, None))), with_rounds[1]]
-    assert select.by_race(lost, SelectParams())[0][0].backbone == "b"
+    assert agreement == {"same_first": False, "tau": -1.0, "lead": lead, "multiply_adds": 25}
+    told = select.why(found, "c", True, lead)
+    assert told.startswith("c has won a race of 3 close candidates, its cost counted: right on 80")
+    kept, agreement = select.by_race(ranked, Outcome(["a", "c", "b"], rounds, lead))
+    assert agreement["same_first"] and kept[0].rank == 1
+    told = select.why(kept, "a", True, lead)
+    assert told.startswith("a keeps its lead by score in a race of 3 close candidates")
+    assert "70.0% of validation after 2 epochs, c on 80.0%, which does not tell them apart" in told
 
 
 def test_one_candidate_is_enough_and_what_is_left_of_others_goes(tmp_path: Path) -> None:
