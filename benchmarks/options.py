@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results_file import RESULTS, RUNS
+from benchmarks.results_file import RESULTS, RUNS, machine_kind
 from tasks import catalogue
 
 
@@ -39,7 +39,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     Quick ones stay below --work, and take one seed and one data set.
     """
     options = parser.parse_args()
-    options.results, options.kept = RESULTS, RUNS
+    options.results, options.kept = RESULTS, RUNS / machine_kind()
     if options.quick:
         options.work = options.results = options.work / "quick"
         options.kept = options.work / "runs"

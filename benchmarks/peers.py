@@ -16,7 +16,8 @@ fastai: the best rate for each number of epochs; longer trainings try the best o
 so are Thawline's arms with a named thaw line, but neither its default nor its head alone.
 Then each chosen arm runs with seeds 1, 2, …, all arms with one seed before the next seed begins.
 Finished runs are kept and not repeated, so that a stopped benchmark goes on where it was:
-Thawline's below --work, since they hold for one commit only, those of others in benchmarks/runs.
+Thawline's below --work, since they hold for one commit only, those of others in benchmarks/runs, by
+kind of machine.
 Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
 """
 

@@ -10,6 +10,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +20,23 @@ from tasks import files
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-RUNS = Path(__file__).parent / "runs"  # single runs of other libraries, by data set
+RUNS = (
+    Path(__file__).parent / "runs"
+)  # single runs of other libraries, by kind of machine and data set
 
 
 def machine() -> str:
     """The machine and the versions that bear on speed, on one line."""
     torch = importlib.metadata.version("torch")
     return (
-        f"{os.cpu_count()} cores ({_processor()}), {platform.machine()}, "
+        f"{os.cpu_count()} cores ({_processor()}, {_vectors()}), {platform.machine()}, "
         f"Python {platform.python_version()}, torch {torch}"
     )
+
+
+def machine_kind() -> str:
+    """A name for machines whose CPU seconds may be compared, such as `amd-epyc-avx512_bf16`."""
+    return re.sub(r"[^a-z0-9_]+", "-", f"{_processor()} {_vectors()}".lower())
 
 
 def commit() -> str:
@@ -81,6 +89,15 @@ class Results:
         with files.atomic(self.folder / f"{self.name}.md") as temporary:
             temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
         print(f"wrote {self.folder / self.name}.json and .md", flush=True)
+
+
+def _vectors() -> str:
+    """The widest vectors that the processor computes with: processors of one name may differ."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    known = ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "bf16")
+    return next((name for name in known if able.get(name)), "no vectors known")
 
 
 def _processor() -> str:
