@@ -66,6 +66,7 @@ class Weights(Section):
     title: str
     licence: str
     pretraining: str
+    accuracy: float | None = Field(None, ge=0, le=1)  # top-1 on it, as published
     file: str
     sha256: str = Sha256
     sources: list[Source]

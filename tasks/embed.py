@@ -75,6 +75,7 @@ def run(project: Project, params: Params, backbone: str) -> None:
         layers=chain.layers,
         depths={name: path.name for name, path in outputs.items()},
         rows="rows.npy",
+        accuracy=loaded.accuracy,
     ).write(folder / "embedding.json")
 
 

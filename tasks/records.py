@@ -198,6 +198,7 @@ class Embedding:
     layers: list[Layer]
     depths: dict[str, str]  # layer name → file of its pooled features, [n, d] float32, n = not test
     rows: str  # file of the manifest rows those features belong to, [n] int64
+    accuracy: float | None = None  # that the weights were published with, where that is known
 
     @property
     def deepest(self) -> str:
@@ -220,13 +221,16 @@ class Candidate:
     backbone: str
     parameters: int
     flops: int
-    ridge: float  # leave-one-out accuracy of a ridge head on train + validation features
+    ridge: float  # leave-one-out accuracy of a ridge head on the deepest features, but for test's
     knn: float  # leave-one-out accuracy of k nearest neighbours
     score: float  # higher is better
     rank: int  # by the race where there was one, else by score
     licence: str = ""
     ruled_out: str = ""  # the limit that it is beyond
     race: list[dict[str, Any]] = field(default_factory=list)  # its rounds, see `tasks.contest`
+    pretraining: str = ""
+    prior: float | None = None  # accuracy that the weights were published with
+    depths: dict[str, float] = field(default_factory=dict)  # layer → `ridge` on its features
 
 
 @dataclass(frozen=True)

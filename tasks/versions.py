@@ -18,8 +18,8 @@ CODE_FILE = "code.yaml"
 VERSIONS = {
     "prepare": 1,
     "augment": 4,
-    "embed": 3,
-    "select": 4,
+    "embed": 4,
+    "select": 5,
     "inspect": 1,
     "freeze": 5,
     "tune": 6,

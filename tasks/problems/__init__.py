@@ -60,6 +60,7 @@ class Backbone:
     licence: str
     pretraining: str
     classes: tuple[str, ...] = ()  # of the head, in its order, where it is a packaged model's
+    accuracy: float | None = None  # of the weights on what they were trained for, as published
 
 
 class Examples(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import augment, contest, embed, race, select
+from tasks import augment, contest, embed, race, ranking, select
 from tasks.errors import Diverged, ThawlineError
 from tasks.params import Params
 from tasks.records import Embedding, Project, Selection
@@ -39,7 +39,7 @@ def test_close_candidates_are_raced_with_their_real_weights(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(race, "LEAST_STEPS", 1)
-    monkeypatch.setattr(select, "CLOSE", 1.0)
+    monkeypatch.setattr(ranking, "CLOSE", 1.0)
     select.run(project, settings())
     found = Selection.read(project.selection)
     best, other = found.candidates
@@ -63,7 +63,7 @@ def layers(project: Project, backbone: str) -> list[Any]:
 
 
 def test_a_clear_lead_is_not_raced(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "CLOSE", 0.0)
+    monkeypatch.setattr(ranking, "CLOSE", 0.0)
     monkeypatch.setattr(contest, "run", None)
     select.run(project, settings(prefer="size", cost_weight=1.0))
     assert not any(c.race for c in Selection.read(project.selection).candidates)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks import ridge, select
+from tasks import ranking, ridge, select
 from tasks.contest import Outcome
 from tasks.errors import ThawlineError
 from tasks.params import SelectParams
@@ -110,9 +110,9 @@ def test_equal_scores_go_to_the_cheaper_then_to_the_first_name() -> None:
         return Candidate(name, 1, flops, 0.8, 0.7, 0.0, 0)
 
     free = SelectParams(cost_weight=0)
-    ranked = select.rank([candidate("c", 9), candidate("b", 5), candidate("a", 5)], free)
+    ranked = ranking.rank([candidate("c", 9), candidate("b", 5), candidate("a", 5)], free)
     assert [c.backbone for c in ranked] == ["a", "b", "c"]
-    assert select.why(ranked, "a", True).startswith("a scores as well as b and costs no more")
+    assert ranking.why(ranked, "a", True).startswith("a scores as well as b and costs no more")
 
 
 def candidate(name: str, score: float, parameters: int = 1000, flops: int = 1000) -> Candidate:
@@ -123,7 +123,7 @@ def test_what_costs_is_what_is_preferred() -> None:
     known = [candidate("slim", 0.8, 10, 10_000), candidate("quick", 0.8, 10_000, 10)]
     known.append(candidate("best", 0.81, 10_000, 10_000))
     first = {
-        prefer: select.rank(known, SelectParams(prefer=prefer))[0].backbone
+        prefer: ranking.rank(known, SelectParams(prefer=prefer))[0].backbone
         for prefer in ("accuracy", "speed", "size")
     }
     assert first == {"accuracy": "best", "speed": "quick", "size": "slim"}
@@ -162,12 +162,44 @@ def test_the_best_within_the_limits_is_taken(tmp_path: Path) -> None:
     assert found.candidates[1].ruled_out.startswith("1,000,020 parameters")
 
 
+def test_a_shallower_depth_may_tell_the_classes_apart_best(tmp_path: Path) -> None:
+    project = project_of(tmp_path)
+    embed(project, "one", 0.1, 1000)
+    folder = project.features("one")
+    before = chosen(project, ["one"]).candidates[0]
+    targets = pd.read_parquet(project.manifest)["target"].to_numpy()[np.load(folder / "rows.npy")]
+    np.save(folder / "shallow.npy", np.eye(4, dtype=np.float32)[targets])
+    found = chosen(project, ["one"]).candidates[0]
+    assert found.depths == {"shallow": 1.0, "deep": before.ridge} and found.ridge == before.ridge
+    assert found.score == pytest.approx((1.0 + before.knn) / 2, abs=1e-6)
+
+
+def test_what_weights_were_published_with_counts_a_third() -> None:
+    def ranked(*priors: float | None) -> list[tuple[str, float]]:
+        known = [
+            replace(candidate(name, 0.8), ridge=measured, knn=measured, prior=prior)
+            for name, measured, prior in zip("abc", (0.8, 0.82, 0.5), priors, strict=True)
+        ]
+        return [(c.backbone, c.score) for c in ranking.rank(known, SelectParams(cost_weight=0))]
+
+    measured = [("b", 0.82), ("a", 0.8), ("c", 0.5)]
+    assert ranked(None, None, None) == measured
+    assert ranked(0.7, None, None) == measured  # one alone says nothing of the others
+    # Two: half the gap that was measured to either side, the better one's to the better one.
+    told = ranked(0.75, 0.71, None)
+    assert [name for name, _ in told] == ["b", "a", "c"]
+    assert dict(told) == pytest.approx({"a": 0.806667, "b": 0.813333, "c": 0.5}, abs=1e-5)
+    assert dict(ranked(0.71, 0.71, None)) == pytest.approx(
+        {"a": 0.803333, "b": 0.816667, "c": 0.5}, abs=1e-5
+    )
+
+
 def test_the_shortlist_is_what_scores_cannot_tell_apart() -> None:
     names = {"a": 0.9, "b": 0.89, "c": 0.88, "d": 0.86}
-    ranked = select.rank([candidate(n, s) for n, s in names.items()], SelectParams())
-    assert [c.backbone for c in select.shortlist(ranked, 16)] == ["a", "b", "c"]
-    assert [c.backbone for c in select.shortlist(ranked, 2)] == ["a", "b"]
-    assert select.shortlist(ranked, 0) == []
+    ranked = ranking.rank([candidate(n, s) for n, s in names.items()], SelectParams())
+    assert [c.backbone for c in ranking.shortlist(ranked, 16)] == ["a", "b", "c"]
+    assert [c.backbone for c in ranking.shortlist(ranked, 2)] == ["a", "b"]
+    assert ranking.shortlist(ranked, 0) == []
 
 
 def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
@@ -175,18 +207,18 @@ def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
         return {"epochs": 2, "accuracy": {"value": accuracy}, "multiply_adds": 5}
 
     known = [candidate(name, 0.9 - i / 100) for i, name in enumerate("abcd")]
-    ranked = select.rank(known, SelectParams())
+    ranked = ranking.rank(known, SelectParams())
     rounds = {"a": [round_of(0.7)], "b": [round_of(0.75)] * 2, "c": [round_of(0.8)] * 2}
     lead = {"value": 0.1, "low": 0.05, "high": 0.15}
-    found, agreement = select.by_race(ranked, Outcome(["c", "b", "a"], rounds, lead))
+    found, agreement = ranking.by_race(ranked, Outcome(["c", "b", "a"], rounds, lead))
     # Who did not run comes last.
     assert [(c.backbone, c.rank) for c in found] == [("c", 1), ("b", 2), ("a", 3), ("d", 4)]
     assert agreement == {"same_first": False, "tau": -1.0, "lead": lead, "multiply_adds": 25}
-    told = select.why(found, "c", True, lead)
+    told = ranking.why(found, "c", True, lead)
     assert told.startswith("c has won a race of 3 close candidates, its cost counted: right on 80")
-    kept, agreement = select.by_race(ranked, Outcome(["a", "c", "b"], rounds, lead))
+    kept, agreement = ranking.by_race(ranked, Outcome(["a", "c", "b"], rounds, lead))
     assert agreement["same_first"] and kept[0].rank == 1
-    told = select.why(kept, "a", True, lead)
+    told = ranking.why(kept, "a", True, lead)
     assert told.startswith("a keeps its lead by score in a race of 3 close candidates")
     assert "70.0% of validation after 2 epochs, c on 80.0%, which does not tell them apart" in told
 
@@ -242,18 +274,14 @@ def test_large_data_is_drawn_by_the_seed(tmp_path: Path, monkeypatch: pytest.Mon
     project = project_of(tmp_path, n=300)
     embed(project, "some", 0.5, 1000)
     embedding = Embedding.read(project.features("some") / "embedding.json")
-    features, targets = select._features(project, embedding, seed=0)
-    again, _ = select._features(project, embedding, seed=0)
-    other, _ = select._features(project, embedding, seed=1)
-    assert features.shape == (40, 20)
-    assert len(targets) == 40
-    assert np.array_equal(features, again)
-    assert not np.array_equal(features, other)
-    everything = np.load(project.features("some") / "deep.npy")
-    rows = np.load(project.features("some") / "rows.npy")
-    truth = pd.read_parquet(project.manifest)["target"].to_numpy()[rows]
-    for feature, target in zip(features, targets, strict=True):
-        assert truth[(everything == feature).all(1)] == [target]
+    first, again, other = (select._candidate(project, embedding, seed) for seed in (0, 0, 1))
+    assert first == again and first != other
+    folder = project.features("some")
+    rows = select.drawn(240, 0)
+    assert len(rows) == 40 and list(rows) == sorted(set(rows))
+    targets = pd.read_parquet(project.manifest)["target"].to_numpy()[np.load(folder / "rows.npy")]
+    drawn = ridge.fit(np.load(folder / "deep.npy")[rows], targets[rows], 3)
+    assert first.ridge == round(drawn.accuracy, 6)
 
 
 def test_the_record_repeats_byte_for_byte(tmp_path: Path) -> None:

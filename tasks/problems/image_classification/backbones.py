@@ -35,6 +35,7 @@ def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
         licence=found.licence,
         pretraining=found.pretraining,
         classes=tuple(found.start.classes) if found.start else (),
+        accuracy=found.accuracy,
     )
 
 

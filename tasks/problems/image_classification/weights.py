@@ -38,6 +38,7 @@ class Weights:
     pretraining: str
     published: bool = False  # by the library that has the network
     start: Start | None = None  # the packaged model that they were
+    accuracy: float | None = None  # top-1 on ImageNet-1k, as published
 
 
 def find(architecture: Architecture, embed: EmbedParams, root: Path) -> Weights:
@@ -142,21 +143,39 @@ def _require_same(name: str, start: Start, where: str) -> None:
 
 def _packaged(name: str) -> Weights:
     path, entry = catalogue.fetch_weights(name), catalogue.known_weights()[name]
-    return Weights(path, entry.sha256, entry.title, entry.licence, entry.pretraining)
+    return Weights(
+        path,
+        entry.sha256,
+        entry.title,
+        entry.licence,
+        entry.pretraining,
+        accuracy=entry.accuracy,
+    )
 
 
 def _published(architecture: Architecture) -> Weights:
     path = downloads.fetch(architecture)
     published = architecture.configuration()
     source = f"{architecture.library}: {path.name}"
+    accuracy = None  # timm brings none
     if architecture.library == "torchvision":
         licence = published.meta.get("license", UNKNOWN)
         pretraining = f"ImageNet-1k ({published.name})"
+        percent = published.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+        accuracy = percent and round(percent / 100, 5)
     else:
         source = f"timm: {published.hf_hub_id or path.name}"
         licence = published.license or UNKNOWN
         pretraining = f"timm's {published.tag}" if published.tag else UNKNOWN
-    return Weights(path, files.sha256_file(path), source, licence, pretraining, published=True)
+    return Weights(
+        path,
+        files.sha256_file(path),
+        source,
+        licence,
+        pretraining,
+        published=True,
+        accuracy=accuracy,
+    )
 
 
 def _adapted(architecture: Architecture, state: State) -> State:
