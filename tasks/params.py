@@ -201,10 +201,10 @@ class TrainParams(Section):
     """The one training loop."""
 
     head: HeadParams = HeadParams()
-    epochs: Count = 10
+    epochs: Count = 9
     batch_size: Count = 32
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    learning_rate: NumberOrAuto = 0.002
+    learning_rate: NumberOrAuto = 0.001
     schedule: Literal["cosine", "one_cycle", "constant", "plateau"] = "cosine"
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

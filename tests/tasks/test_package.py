@@ -88,7 +88,7 @@ def test_the_card_tells_data_slices_limits_cost_and_lineage(tmp_path: Path) -> N
     project = trained_project.packaged(tmp_path)
     card = (project.models / "README.md").read_text(encoding="utf-8")
     record = files.read_json(project.models / "model.json")
-    assert record["cost"]["epochs"] == 10 and record["cost"]["multiply_adds"] > 0
+    assert record["cost"]["epochs"] == 9 and record["cost"]["multiply_adds"] > 0
     for told in (
         "shoes; licence: not stated",
         f"certificate `{'c' * 64}`",
