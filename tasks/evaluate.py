@@ -23,6 +23,7 @@ from tasks import (
     embed,
     evidence,
     files,
+    latency,
     learning_curve,
     linear_probes,
     looks,
@@ -66,14 +67,14 @@ def run(project: Project, params: Params) -> None:
             f"{params.prepare.data} has no test examples to evaluate on; give some a test split, "
             "or raise prepare.split.test"
         )
-    logits = _forward(project, params, summary, manifest)
+    logits, serving = _forward(project, params, summary, manifest)
     probes = linear_probes.run(project, params, manifest)
     known = _knowledge(project, params, len(summary.classes))
     curve = _learning_curve(project, params, manifest)
     conclude(project, params, manifest, logits, probes, known, curve)
     seen = looks.note(project, manifest)
     seconds = time.monotonic() - begun
-    _write_metrics(project, params, seconds, seen)
+    _write_metrics(project, params, seconds, serving | {"looks.test": seen})
     report.write(project, params, seconds)
 
 
@@ -155,8 +156,9 @@ def _resamples(groups: Any, params: Params) -> Bootstrap:
 
 def _forward(
     project: Project, params: Params, summary: DataSummary, manifest: pd.DataFrame
-) -> dict[str, Floats]:
-    """Logits of validation and test [n, classes]."""
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Logits of validation and test [n, classes]; and what a prediction takes: milliseconds of one
+    image, and megabytes of weights."""
     import torch
 
     import tasks.problems
@@ -181,7 +183,12 @@ def _forward(
     for split in ("validation", "test"):
         rows, what = _rows(manifest, split), f"predict {split}"
         found[split] = linear_probes.outputs(predict, examples, rows, size, exact, what)
-    return {split: logits.astype(np.float64) for split, logits in found.items()}
+    one = exact.send(examples.batch(_rows(manifest, "test")[:1], 0))
+    with torch.inference_mode():
+        taken = latency.milliseconds(lambda: predict(one).cpu())
+    held = sum(x.nbytes for x in model.state_dict().values()) / 1e6
+    serving = {"predict.milliseconds": taken, "predict.megabytes": round(held, 2)}
+    return {split: logits.astype(np.float64) for split, logits in found.items()}, serving
 
 
 def _trained(
@@ -257,17 +264,18 @@ def _write_predictions(
         frame[["label", "predicted"]].to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _write_metrics(project: Project, params: Params, seconds: float, seen: int) -> None:
-    """`reports/metrics.json`: one flat object of numbers."""
+def _write_metrics(
+    project: Project, params: Params, seconds: float, measured: dict[str, float]
+) -> None:
+    """`reports/metrics.json`: one flat object of numbers; `measured`: some that are known."""
     evaluation = files.read_json(project.evaluate / "evaluation.json")
     trained = TrainRun.read(project.train / "run.json")
-    flat: dict[str, float] = {}
+    flat = dict(measured)
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         flat |= {f"test.{name}{end}": evaluation["model"][name][key] for end, key in _ENDS.items()}
     for name in ("ece", "nll"):
         flat[f"test.{name}"] = evaluation["model"][name]["value"]
         flat[f"test.{name}_uncalibrated"] = evaluation["uncalibrated"][name]["value"]
-    flat["looks.test"] = seen
     flat["test.examples"] = evaluation["examples"]["test"]
     for baseline in evaluation["baselines"]:
         for name in ("accuracy", "balanced_accuracy", "macro_f1"):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import plugins, problems, ranking, ridge
+from tasks import latency, plugins, problems, ranking, ridge
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.params import Params
@@ -29,8 +29,6 @@ Targets = npt.NDArray[np.int64]
 NEIGHBOURS = 10
 MAX_EXAMPLES = 5000  # more would take minutes and not change the order
 log = logging.getLogger(__name__)
-
-TIMED, WARM_UP = 25, 5  # single images that are timed, and those not counted
 
 
 def run(project: Project, params: Params) -> None:
@@ -92,9 +90,6 @@ def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
 
 def milliseconds(project: Project, params: Params, backbone: str) -> float:
     """The median time of one image in float32, on the device and with the threads of `params`."""
-    import statistics
-    import time
-
     from tasks.engine.device import resolve
 
     problem = plugins.load(problems, params.problem)
@@ -103,12 +98,8 @@ def milliseconds(project: Project, params: Params, backbone: str) -> float:
     policy = ViewPolicy.read(project.augment / "plain.json")
     one = problem.examples(project, policy, loaded).batch(np.zeros(1, np.int64), 0)
     model, inputs = loaded.model.to(compute.device).eval(), compute.send(one)
-    taken = []
-    for _ in range(TIMED):
-        begun = time.perf_counter()
-        compute.forward(model, inputs).cpu()  # to the CPU: a GPU is asked to have finished
-        taken.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(taken[WARM_UP:])
+    # To the CPU: a GPU is asked to have finished.
+    return latency.milliseconds(lambda: compute.forward(model, inputs).cpu())
 
 
 def _require_one(candidates: Sequence[Candidate]) -> None:

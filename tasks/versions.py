@@ -25,7 +25,7 @@ VERSIONS = {
     "tune": 6,
     "train": 5,
     "repeat": 1,
-    "evaluate": 4,
+    "evaluate": 5,
     "package": 4,
 }
 

@@ -114,7 +114,8 @@ def test_the_metrics_are_those_promised(first: FirstRun) -> None:
     promised = (
         "test.accuracy test.accuracy_low test.accuracy_high test.balanced_accuracy test.macro_f1 "
         "test.ece baseline.majority.accuracy baseline.linear_probe.accuracy train.seconds "
-        "train.cpu_seconds train.peak_anonymous_mb run.seconds retention.agreement retention.drop"
+        "train.cpu_seconds train.peak_anonymous_mb run.seconds retention.agreement retention.drop "
+        "predict.milliseconds predict.megabytes"
     )
     figures = files.read_json(first.project.reports / "metrics.json")
     assert set(promised.split()) <= set(figures)

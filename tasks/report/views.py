@@ -83,6 +83,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "stages": stages(project, params, seconds),
         "run": TrainRun.read(project.train / "run.json"),
         "spent": SPENT,
+        "metrics": files.read_json(project.reports / "metrics.json"),
         "thawline": version("thawline"),
     }
 

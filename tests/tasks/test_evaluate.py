@@ -153,10 +153,12 @@ def test_metrics_are_those_of_the_predictions(project: Project, predictions: pd.
     assert metrics["test.accuracy_low"] <= metrics["test.accuracy"] <= metrics["test.accuracy_high"]
     assert metrics["baseline.majority.accuracy"] == pytest.approx(1 / 3, abs=1e-6)
     assert metrics["test.accuracy"] > 0.5  # it has learnt something
+    weights = (project.train / "weights.safetensors").stat().st_size / 1e6
+    assert metrics["predict.megabytes"] == pytest.approx(weights, rel=0.01)
     names = (
         "test.balanced_accuracy test.ece test.ece_uncalibrated test.nll run.seconds "
         "baseline.linear_probe.accuracy baseline.linear_probe.balanced_accuracy "
-        "train.seconds train.cpu_seconds train.peak_anonymous_mb"
+        "train.seconds train.cpu_seconds train.peak_anonymous_mb predict.milliseconds"
     )
     for name in names.split():
         assert isinstance(metrics[name], float), name
@@ -200,7 +202,7 @@ def test_run_seconds_add_up_what_the_stages_noted(project: Project) -> None:
         cost = {"stage": stage, "seconds": seconds, "cpu_seconds": 1.0, "peak_mb": 1.0}
         files.write_json(stages / f"{stage}.json", cost)
     (stages / "train.json").write_text("not JSON")
-    evaluate._write_metrics(project, params, seconds=7.0, seen=1)
+    evaluate._write_metrics(project, params, 7.0, {"looks.test": 1})
     metrics = json.loads((project.reports / "metrics.json").read_text())
     assert metrics["run.seconds"] == 1107.0  # package comes later
 

@@ -10,10 +10,7 @@ import contextlib
 import importlib
 import io
 import logging
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from tasks import latency
 from tasks.errors import ThawlineError
 from tasks.problems.image_classification import inputs
 from tasks.problems.image_classification.image_store import ImageStore
@@ -33,7 +31,6 @@ INPUT, OUTPUT = "pixels", "probabilities"
 CHECKED = 1000  # test images, at most
 TOLERANCE = 1e-3  # of a probability
 BATCH = 32
-TIMED = 30  # single images whose median time is the latency
 
 
 def add(folder: Path, project: Project, threads: int) -> dict[str, Any]:
@@ -149,19 +146,9 @@ def check(predictor: Predictor, path: Path, pixels: Tensor, threads: int) -> dic
         "largest_difference": difference,
         "other_labels": other_labels,
         "megabytes": round(path.stat().st_size / 1e6, 2),
-        "milliseconds": _milliseconds(exported, pixels[:1]),
-        "torch_milliseconds": _milliseconds(predictor.probabilities, pixels[:1]),
+        "milliseconds": latency.milliseconds(lambda: exported(pixels[:1])),
+        "torch_milliseconds": latency.milliseconds(lambda: predictor.probabilities(pixels[:1])),
     }
-
-
-def _milliseconds(infer: Callable[[Tensor], Any], image: Tensor) -> float:
-    """The median time of one image."""
-    seconds = []
-    for _ in range(TIMED):
-        begun = time.perf_counter()
-        infer(image)
-        seconds.append(time.perf_counter() - begun)
-    return round(1000 * statistics.median(seconds), 3)
 
 
 @contextlib.contextmanager
