@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import numpy.typing as npt
 from tasks import costs, freeze, metrics, race
 from tasks.params import FreezeParams, Params, TrainParams
 from tasks.records import Project, Selection, ViewPolicy
+
+if TYPE_CHECKING:
+    from tasks.engine.state import State
 
 CONFIDENCE = 0.95
 
@@ -31,8 +34,9 @@ Right = npt.NDArray[np.bool_]  # [n], which validation examples were right
 class Outcome:
     """Who won, and what every contender did.
 
-    A round: `epochs`, `steps`, `accuracy` on validation with its Wilson interval,
-    `validation_loss` (None: it diverged) and `multiply_adds`.
+    A round: `epochs`, `steps`, `accuracy` on validation with its Wilson interval, `curve` (that
+    accuracy before the first epoch and after each), `validation_loss` (None: it diverged) and
+    `multiply_adds`.
     """
 
     order: list[str]  # backbones, the winner first
@@ -99,10 +103,11 @@ def _round(
     recipe = TrainParams()
     setup = Setup.make(project, params, plan, recipe)
     targets = setup.targets["validation"].numpy()
-    right = np.zeros(len(targets), bool)
+    right, curve = np.zeros(len(targets), bool), []
 
-    def look(trained: Setup) -> None:
+    def look(trained: Setup, state: State) -> None:
         right[:] = trained.predicted() == targets
+        curve.extend(round(judged["validation_accuracy"], 6) for judged in state.history)
 
     epochs = times * race.least_epochs(setup, recipe)
     entrant = race.Entrant(selection.backbone, plan, recipe, epochs)
@@ -113,6 +118,7 @@ def _round(
         "epochs": epochs,
         "steps": epochs * max(1, examples["train"] // recipe.batch_size),
         "accuracy": {name: round(value, 6) for name, value in asdict(accuracy).items()},
+        "curve": curve,
         "validation_loss": found["validation_loss"],
         "multiply_adds": costs.multiply_adds(plan, policy, examples, [epochs]),
     }

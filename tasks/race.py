@@ -17,6 +17,9 @@ from tasks.records import ThawPlan
 
 if TYPE_CHECKING:
     from tasks.engine.setup import Setup
+    from tasks.engine.state import State
+
+    Look = Callable[[Setup, State], None]
 
 LEAST_STEPS = 80  # fewer say too little
 EPOCHS = 1
@@ -36,7 +39,7 @@ def run(
     setup: Setup,
     entrants: Sequence[Entrant],
     epoch_minutes: float | None = None,
-    look: Callable[[Setup], None] = lambda trained: None,
+    look: Look = lambda trained, state: None,
 ) -> list[dict[str, Any]]:
     """Train each briefly; `name`, `validation_loss` (None: it diverged) and `validation_accuracy`
     of its best epoch, and `too_slow` where an epoch took longer than `epoch_minutes`.
@@ -84,7 +87,7 @@ def _result(row: dict[str, Any]) -> str:
 
 
 def _standing(
-    setup: Setup, entrant: Entrant, epoch_minutes: float | None, look: Callable[[Setup], None]
+    setup: Setup, entrant: Entrant, epoch_minutes: float | None, look: Look
 ) -> dict[str, Any]:
     # An epoch for each phase before the last.
     phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
@@ -98,7 +101,7 @@ def _standing(
         state = trainer.fit(racing.data)
     except Diverged:
         return row | {"validation_loss": None, "validation_accuracy": None}
-    look(racing)
+    look(racing, state)
     best = min(state.history, key=lambda judged: judged["validation_loss"])
     row |= {name: best[name] for name in ("validation_loss", "validation_accuracy")}
     # Seconds differ from run to run, so they are not written where nothing hangs on them.

@@ -168,7 +168,7 @@ def _records(
     views = ["plain", *(f"view {number}" for number in range(1, 5))]
     files.write_json(project.augment / "preview.json", {"rows": classes, "columns": views})
     figures = {"value": 0.85, "low": 0.8, "high": 0.89}
-    raced = [{"epochs": 2, "accuracy": figures, "multiply_adds": 5 * 10**9}]
+    raced = [{"epochs": 2, "accuracy": figures, "curve": [0.8, 0.85], "multiply_adds": 5 * 10**9}]
     depths = {"features.10": 0.712, "features.18": 0.81}
     candidates = [
         Candidate(

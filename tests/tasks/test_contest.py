@@ -47,6 +47,7 @@ def test_close_candidates_are_raced_with_their_real_weights(
     for candidate in found.candidates:
         [only] = candidate.race
         assert only["epochs"] == 1 and only["validation_loss"] > 0
+        assert only["accuracy"]["value"] in only["curve"] and len(only["curve"]) == 2
         assert only["accuracy"]["low"] <= only["accuracy"]["value"] <= only["accuracy"]["high"]
         flops = sum(layer.flops for layer in layers(project, candidate.backbone))
         assert 18 * flops < only["multiply_adds"] < 4 * 24 * flops
