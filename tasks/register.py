@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import compare, files
+from tasks import compare, files, promotion
 from tasks.errors import ThawlineError
 from tasks.params import Params
+from tasks.promotion import CHALLENGER
 from tasks.records import Project, TrainRun
 from tasks.tracking import drainer, registry, runs, spool, store
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 DRAIN_SECONDS = 30.0
 _REGISTERED = "thawline.registered_reports"  # tag of a run: the digest whose reports it holds
 
@@ -50,7 +50,6 @@ class Left:
     digest: str
     run_id: str
     aliases: dict[str, int] = field(default_factory=dict)
-    had_champion: bool = False  # ever: one that somebody removed is not given again by itself
 
 
 def register(project: Project, params: Params) -> Registration:
@@ -79,14 +78,16 @@ def register(project: Project, params: Params) -> Registration:
             version = next((entry for entry in known if entry.digest == digest), None)
             created = version is None
             version = version or _add(client, project, params, record, digest)
-            moved = _moved(left, before, version.number)
-            first = not (left and left.had_champion) and beats_majority(record["metrics"])
-            after = _set_aliases(client, name, version.number, before, first)
-        _leave(project, params, digest, version.run_id or "", after, left)
+            if before.get(CHALLENGER) != version.number:
+                registry.point(client, name, CHALLENGER, version.number)
+            with promotion.desk(client, project, name) as desk:
+                _decide(desk, left, before, version.number, record["metrics"])
+            after = registry.aliases(client, name)
+        _leave(project, params, digest, version.run_id or "", after)
     notes = []
     if drained.error:
         notes.append(f"some points of the curves are not in MLflow yet: {drained.error}")
-    ours = _carried(after, version.number)
+    ours, moved = _carried(after, version.number), desk.noticed
     return Registration(name, version.number, ours, version.run_id or "", created, notes, moved)
 
 
@@ -248,19 +249,22 @@ def _log_predictions(client: MlflowClient, project: Project, run: Run) -> None:
             client.log_artifact(run.info.run_id, str(slim), artifact_path=folder)
 
 
-def _set_aliases(
-    client: MlflowClient, name: str, number: int, before: dict[str, int], first: bool
-) -> dict[str, int]:
-    """Point `challenger` at a version, and `champion` if there is none and it may be the `first`.
-
-    Returns the aliases afterwards.
-    """
-    after = dict(before)
-    for alias in [CHALLENGER, CHAMPION] if first and CHAMPION not in before else [CHALLENGER]:
-        if before.get(alias) != number:
-            client.set_registered_model_alias(name, alias, str(number))
-            after[alias] = number
-    return after
+def _decide(
+    desk: promotion.Desk,
+    left: Left | None,
+    before: dict[str, int],
+    packaged: int,
+    metrics: dict[str, float],
+) -> None:
+    """Settle what happened to the aliases, and give `champion` where there never was one."""
+    then, found = (left.aliases if left else {}).get(CHALLENGER), before.get(CHALLENGER)
+    desk.settle()
+    if then not in (None, found) and found != packaged:  # else we were killed before noting it
+        while not desk.by_hand(CHALLENGER, then, found):
+            pass
+    while not desk.had_champion and beats_majority(metrics):
+        shown = ("test.accuracy_low", "baseline.majority.accuracy")
+        desk.decide(promotion.FIRST, packaged, {key: metrics[key] for key in shown})
 
 
 def beats_majority(metrics: dict[str, float]) -> bool:
@@ -268,22 +272,6 @@ def beats_majority(metrics: dict[str, float]) -> bool:
     low = metrics.get("test.accuracy_low")
     majority = metrics.get("baseline.majority.accuracy")
     return low is not None and majority is not None and low > majority
-
-
-def _moved(left: Left | None, now: dict[str, int], packaged: int) -> list[str]:
-    """What somebody else did to each alias that is not where it was left."""
-    if left is None:
-        return []
-    told = []
-    for alias in (CHALLENGER, CHAMPION):
-        then, found = left.aliases.get(alias), now.get(alias)
-        if then is None or found == then or (alias == CHALLENGER and found == packaged):
-            continue  # the last: we were killed before we could note it
-        did = "removed" if found is None else "moved"
-        how = "" if found is None else f" from version {then} to {found}"
-        since = "the packaged model has it again" if alias == CHALLENGER else "that is left so"
-        told.append(f"somebody else {did} the alias {alias!r} of {left.model!r}{how}; {since}")
-    return told
 
 
 def _note(project: Project) -> Path:
@@ -306,7 +294,6 @@ def _leave(
     digest: str,
     run_id: str,
     aliases: dict[str, int],
-    before: Left | None,
 ) -> None:
     left = Left(
         store=store.store_name(project.root),
@@ -315,6 +302,5 @@ def _leave(
         digest=digest,
         run_id=run_id,
         aliases=aliases,
-        had_champion=CHAMPION in aliases or bool(before and before.had_champion),
     )
     files.write_json(_note(project), asdict(left))

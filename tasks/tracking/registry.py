@@ -83,6 +83,25 @@ def aliases(client: MlflowClient, name: str) -> dict[str, int]:
     return {alias: int(number) for alias, number in model.aliases.items()}
 
 
+def ensure_model(client: MlflowClient, name: str, description: str) -> None:
+    """Make a registered model when there is none of this name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def point(client: MlflowClient, name: str, alias: str, number: int | None) -> None:
+    """Move an alias to a version, in one call of MLflow's, or (None) remove it."""
+    if number is None:
+        client.delete_registered_model_alias(name, alias)
+    else:
+        client.set_registered_model_alias(name, alias, str(number))
+
+
 def add_version(
     client: MlflowClient,
     name: str,
@@ -97,15 +116,9 @@ def add_version(
     The digest is written together with the version: a kill in between leaves a logged model that
     nobody refers to, never a version that is not recognised.
     """
-    from mlflow.exceptions import MlflowException
-
     model_id = _log(client, folder, run_id, record, digest)
     _log_metrics(client, run_id, model_id, record)
-    try:
-        client.create_registered_model(name, description=_model_description(record))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    ensure_model(client, name, _model_description(record))
     card = (folder / "README.md").read_text(encoding="utf-8")
     made = client.create_model_version(
         name,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RUN_KEY = "thawline.run_key"
 RESTORED = "thawline.restored"
+COMMIT, DIRTY, DVC = "mlflow.source.git.commit", "thawline.git_dirty", "dvc."  # the last: a prefix
 FLOW_RUN_ID = "THAWLINE_FLOW_RUN_ID"  # environment variable: the Prefect flow run around us
 
 _LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -87,13 +88,13 @@ def model_lineage(project: Project) -> dict[str, str]:
 
 
 def _commit(root: Path) -> dict[str, str]:
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
-    dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+    dirty = git(root, "status", "--porcelain", "--untracked-files=no")
     return {
-        "mlflow.source.git.commit": commit,
-        "thawline.git_dirty": "true" if dirty else "false",
+        COMMIT: commit,
+        DIRTY: "true" if dirty else "false",
     }
 
 
@@ -108,7 +109,7 @@ def _dvc_tags(root: Path, wanted: list[str]) -> dict[str, str]:
     for path, md5 in _outs(root / "dvc.lock"):
         if any(_overlap(path, other) for other in wanted):
             digests[path] = md5
-    return {f"dvc.{path}": md5 for path, md5 in digests.items()}
+    return {f"{DVC}{path}": md5 for path, md5 in digests.items()}
 
 
 def _read_by_training(root: Path) -> list[str]:
@@ -212,7 +213,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git(root: Path, *arguments: str) -> str | None:
     """The output of a git command; None without git or outside a repository."""
     try:
         done = subprocess.run(

@@ -133,11 +133,14 @@ def test_aliases_moved_by_somebody_else_are_told_and_respected(project: Project)
     set_alias(project, "challenger", 1)
     set_alias(project, "shadow", 1)  # one of theirs
     assert register(project, PARAMS).moved == [
+        "somebody else moved the alias 'champion' of 'shoes' from version 1 to 2; that is left so",
         "somebody else moved the alias 'challenger' of 'shoes' from version 2 to 1; "
         "the packaged model has it again",
-        "somebody else moved the alias 'champion' of 'shoes' from version 1 to 2; that is left so",
     ]
-    assert status(project, PARAMS)["aliases"] == {"champion": 2, "challenger": 2, "shadow": 1}
+    assert status(project, PARAMS)["aliases"] == {
+        **{"champion": 2, "challenger": 2, "shadow": 1},
+        "previous": 1,  # for a rollback
+    }
     set_alias(project, "shadow", 2)
     assert register(project, PARAMS).moved == []  # said once, and of ours only
 
@@ -145,7 +148,7 @@ def test_aliases_moved_by_somebody_else_are_told_and_respected(project: Project)
     [removed] = register(project, PARAMS).moved
     assert removed.startswith("somebody else removed the alias 'champion' of 'shoes'")
     register(project, PARAMS)
-    assert status(project, PARAMS)["aliases"] == {"challenger": 2, "shadow": 2}
+    assert status(project, PARAMS)["aliases"] == {"challenger": 2, "previous": 2, "shadow": 2}
 
 
 def test_a_model_that_does_not_beat_majority_is_no_champion(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""A lock that machines share through MLflow's registry: a registered model that only one can make.
+
+MLflow has no locks and moves aliases without comparing; but it makes no two registered models of
+one name. A holder that was killed is told by its process on the same machine, elsewhere by the
+lock staying the same for `LEASE_SECONDS` of the waiter's own clock.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LEASE_SECONDS = 60.0  # far more than a decision takes
+POLL_SECONDS = 0.1
+
+
+@contextmanager
+def held(client: MlflowClient, name: str) -> Iterator[None]:
+    """Hold the lock of this name, which nobody else then holds; waits for it."""
+    ours = f"{platform.node()} {os.getpid()} {uuid.uuid4()}"
+    watched, since = None, 0.0
+    while not _made(client, name, ours):
+        holder = _holder(client, name)
+        if holder != watched:
+            watched, since = holder, time.monotonic()
+        if holder is not None and (_is_dead(holder) or time.monotonic() - since > LEASE_SECONDS):
+            _remove(client, name, holder)
+        time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        _remove(client, name, ours)
+
+
+def _made(client: MlflowClient, name: str, holder: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=holder)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    return True
+
+
+def _holder(client: MlflowClient, name: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_registered_model(name).description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _remove(client: MlflowClient, name: str, holder: str) -> None:
+    """Remove the lock if it is still this holder's."""
+    from mlflow.exceptions import MlflowException
+
+    if _holder(client, name) != holder:
+        return
+    try:
+        client.delete_registered_model(name)
+    except MlflowException as error:  # another waiter was first
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    machine, pid, _ = holder.rsplit(" ", 2)
+    return machine == platform.node() and not psutil.pid_exists(int(pid))
