@@ -289,6 +289,61 @@ def register() -> None:
 
 
 @app.command()
+def promote(
+    version: Annotated[
+        str, typer.Option(help="Number or alias of the version that becomes champion.")
+    ] = "challenger",
+    expect: Annotated[
+        int | None,
+        typer.Option(help="Only if this version is champion now (0: none).", min=0),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion, by your own decision; the ledger says that a person took it.
+
+    What was champion becomes previous, so that thawline rollback brings it back. Refuses when
+    somebody moved the champion meanwhile.
+
+    Example: thawline promote --version 3 --expect 2 --reason "better on the new camera"
+    """
+    from flows import champion
+
+    _print_decision(champion.promote(find(), version, expect, reason), as_json)
+
+
+@app.command()
+def rollback(
+    to: Annotated[
+        int | None, typer.Option(help="An earlier champion; default: the one before.", min=1)
+    ] = None,
+    checkout: Annotated[
+        bool, typer.Option("--checkout", help="Check out its code and data too; in a clean tree.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make the previous model the champion again, and name the code and data that belong to it.
+
+    Called again, it goes back one further. With --checkout, git and DVC bring back the project as
+    it was when that model was made.
+
+    Example: thawline rollback --reason "complaints since Monday"
+    """
+    from flows import champion
+
+    _print_decision(champion.rollback(find(), to, reason, checkout), as_json)
+
+
+def _print_decision(answer: tuple[dict[str, Any], list[str]], as_json: bool) -> None:
+    if as_json:
+        _print_json(answer[0])
+    else:
+        for line in answer[1]:
+            out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     output: Annotated[Path, typer.Option("--out", help="A .parquet, .csv or .json file.")] = Path(
@@ -320,7 +375,7 @@ def predict(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show the registered model, its aliases, and the run in progress or the last one.
+    """Show the champion, the last decisions, the disk used, and the run in progress or the last.
 
     Example: thawline status --json
     """

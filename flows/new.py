@@ -31,6 +31,7 @@ GITIGNORE = """\
 /logs/
 /mlflow.db*
 /mlartifacts/
+/ledger/
 /.prefect/
 /predictions.parquet
 """

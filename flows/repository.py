@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import DVC_FILE
+from tasks import files
 from tasks.errors import ThawlineError
 from tasks.params import Params, get
 from tasks.params_file import PARAMS_FILE, parse
@@ -180,10 +181,4 @@ def pull_missing_weights(repo: Any, values: Params) -> list[str]:
 
 def input_bytes(repo: Any) -> int:
     """The size of all inputs that no stage makes."""
-    return sum(_size(path) for path in {Path(dep.fs_path) for dep, _ in _inputs(repo)})
-
-
-def _size(path: Path) -> int:
-    if not path.is_dir():
-        return path.stat().st_size if path.exists() else 0
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(files.size(path) for path in {Path(dep.fs_path) for dep, _ in _inputs(repo)})

@@ -15,6 +15,10 @@ from tasks import files, params_file
 from tasks.params import Params
 from tasks.records import Project
 
+# what a project gathers; the prefix cache is a part of .thawline, and make clean removes it
+DISK = (".dvc/cache", ".thawline", ".thawline/prefix", "mlartifacts", ".prefect", "logs")
+SHOWN_FIRST = ("champion", "previous", "challenger")
+
 
 def status(project: Project) -> dict[str, Any]:
     """The state of the project as one JSON object."""
@@ -31,6 +35,7 @@ def status(project: Project) -> dict[str, Any]:
         metrics = files.read_json(project.reports / "metrics.json")
         result["metrics"] = {k: v for k, v in metrics.items() if k.startswith("test.")}
     result["registry"] = _registry(project, values)
+    result["disk"] = {place: files.size(project.root / place) for place in DISK}
     return result
 
 
@@ -71,8 +76,33 @@ def _lines(result: dict[str, Any]) -> list[str]:
     count = len(registry.get("versions", []))
     lines = [f"project: {result['project']}"]
     lines.append(f"model: {result['model']}, {count} version{'' if count == 1 else 's'}")
-    for alias, number in registry.get("aliases", {}).items():
+    aliases = registry.get("aliases", {})
+    for alias in [*SHOWN_FIRST, *sorted(aliases.keys() - set(SHOWN_FIRST))]:
+        if alias not in aliases:
+            continue
         accuracy = registry["metrics"].get(alias, {}).get("test.accuracy")
         note = "" if accuracy is None else f" (test accuracy {accuracy:.3f})"
-        lines.append(f"{alias}: version {number}{note}")
+        lines.append(f"{alias}: version {aliases[alias]}{note}")
+    if ledger := registry.get("ledger"):
+        lines += _decisions(ledger)
+    used = [f"{place} {count / 1e6:,.0f} MB" for place, count in result["disk"].items() if count]
+    return [*lines, f"disk: {', '.join(used) or 'nothing yet'}"]
+
+
+def _decisions(ledger: dict[str, Any]) -> list[str]:
+    """The state of the ledger, and its last entries, newest first."""
+    if not ledger["count"] and ledger["whole"]:
+        return ["ledger: no decision yet"]
+    whole = f"whole ({ledger['file']})" if ledger["whole"] else "NOT WHOLE"
+    lines = [f"ledger: {ledger['count']} entries, {whole}"]
+    if ledger["problem"]:
+        lines.append(ledger["problem"])
+    if ledger["unfinished"]:
+        lines.append("the last decision is not finished yet; the next command finishes it")
+    for entry in ledger["last"]:
+        moved = f"{entry['from_version'] or '-'} → {entry['to_version'] or '-'}"
+        reason = f": {entry['reason']}" if entry["reason"] else ""
+        when = entry["time"][:16].replace("T", " ")
+        what = f"{entry['kind']}, {entry['alias']} {moved}"
+        lines.append(f"  {entry['number']}  {when}  {what}, by {entry['who']}{reason}")
     return lines

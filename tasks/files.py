@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,6 +55,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def size(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder; 0 when there is none."""
+    total = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):  # none, or removed meanwhile
+            total += 0 if file.is_dir() else file.stat().st_size
+    return total
 
 
 def sha256_file(path: Path) -> str:

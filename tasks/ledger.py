@@ -104,8 +104,9 @@ class Ledger:
                 f"the evidence for {entry.sentence()!r} has {len(text)} characters, the ledger in "
                 f"MLflow takes {LONGEST}; leave single examples out of it"
             )
-        about = f"The decisions about the champion of {self.model}; do not edit"
-        registry.ensure_model(self._client, self.name, about)
+        if last is None:
+            about = f"The decisions about the champion of {self.model}; do not edit"
+            registry.ensure_model(self._client, self.name, about)
         place = self._client.create_model_version(
             self.name,
             source=SOURCE,

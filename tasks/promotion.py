@@ -13,11 +13,11 @@ import getpass
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ThawlineError
-from tasks.ledger import Entry, Ledger
+from tasks.ledger import BrokenChain, Entry, Ledger
 from tasks.params import Params
 from tasks.records import Project
 from tasks.tracking import lock, registry, runs, store
@@ -29,6 +29,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FIRST, PROMOTION, ROLLBACK = "first champion", "promotion", "rollback"
 KEPT, BY_HAND, FOUND = "kept", "moved by hand", "found"
 MOVES = (FIRST, PROMOTION, ROLLBACK)  # kinds by which we move `champion`
+LAST = 5  # entries that `standing` gives
 NOBODY = 0  # expected champion: none
 
 
@@ -244,6 +245,24 @@ def rollback(project: Project, params: Params, to: int | None = None, reason: st
                 target = _target(at, to)
                 if at.decide(ROLLBACK, target, {}, reason):
                     return at.outcome(ROLLBACK, before, at.ledger.entries[-1])
+
+
+def standing(client: MlflowClient, project: Project, model: str) -> dict[str, Any]:
+    """Of the ledger: its file, whether the chain is whole, how many entries, and the last ones."""
+    book = Ledger(client, project, model)
+    problem = None
+    try:
+        book.read()
+    except BrokenChain as error:
+        problem = str(error)
+    return {
+        "file": str(book.path.relative_to(project.root)),
+        "whole": problem is None,
+        "problem": problem,
+        "unfinished": book.pending is not None,
+        "count": len(book.entries),
+        "last": [asdict(entry) for entry in book.entries[: -LAST - 1 : -1]],
+    }
 
 
 def champion(entries: list[Entry]) -> int | None:

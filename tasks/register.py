@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import compare, files, promotion
+from tasks import compare, files, promotion, snapshot
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.promotion import CHALLENGER
@@ -112,11 +112,12 @@ def is_current(project: Project, params: Params) -> Registration | None:
 
 
 def status(project: Project, params: Params) -> dict[str, Any]:
-    """What the registry holds of this project's model: versions, aliases, their test metrics."""
+    """What the registry holds of this model: versions, aliases, their test metrics, the ledger."""
     name = params.register_.model
     with store.connect(project.root) as client:
         numbers = registry.aliases(client, name)
         versions = registry.versions(client, name)
+        ledger = promotion.standing(client, project, name)
         metrics = {
             alias: dict(client.get_run(entry.run_id).data.metrics)
             for alias, number in numbers.items()
@@ -129,6 +130,7 @@ def status(project: Project, params: Params) -> dict[str, Any]:
         "aliases": numbers,
         "versions": [asdict(entry) for entry in versions],
         "metrics": metrics,
+        "ledger": ledger,
     }
 
 
@@ -154,6 +156,7 @@ def _add(
     run = _run(client, project, params)
     _log_reports(client, project, run, digest)
     name, run_id = params.register_.model, run.info.run_id
+    snapshot.log(client, project, run_id, digest)
     lineage = runs.model_lineage(project)
     return registry.add_version(client, name, project.models, run_id, record, digest, lineage)
 

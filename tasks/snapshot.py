@@ -1,0 +1,44 @@
+"""The small files that say what a version was made from: kept with it, to bring them back.
+
+With git's commit (the code) and DVC's cache (data and results, by hash) they are the project as it
+was: `dvc.lock` and `params.yaml` are seldom committed by the time a model is registered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.params_file import PARAMS_FILE
+from tasks.records import Project
+from tasks.tracking import registry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+NAMES = (PARAMS_FILE, "dvc.yaml", "dvc.lock", "code.yaml")
+
+
+def log(client: MlflowClient, project: Project, run_id: str, digest: str) -> None:
+    """Log the files among the artifacts of a run, under the digest of its model."""
+    paths = [project.root / name for name in NAMES]
+    for path in [*paths, *(project.root / "data").glob("*.dvc")]:
+        if path.is_file():
+            folder = path.parent.relative_to(project.root)
+            client.log_artifact(run_id, str(path), (Path(place(digest)) / folder).as_posix())
+
+
+def fetch(client: MlflowClient, version: registry.Version, folder: Path) -> list[Path]:
+    """Copy the files of a version into a folder; their paths there, none when none were kept."""
+    if version.run_id is None or version.digest is None:
+        return []
+    known = [entry.path for entry in client.list_artifacts(version.run_id, "project")]
+    if place(version.digest) not in known:
+        return []
+    copied = Path(client.download_artifacts(version.run_id, place(version.digest), str(folder)))
+    return [path.relative_to(copied) for path in copied.rglob("*") if path.is_file()]
+
+
+def place(digest: str) -> str:
+    """The folder among a run's artifacts."""
+    return f"project/{digest[:16]}"
