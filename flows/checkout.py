@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import filecmp
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 from flows import repository
 from tasks import snapshot
@@ -43,23 +39,21 @@ def restore(project: Project, outcome: Outcome) -> list[str]:
     assert outcome.to_version is not None
     if outcome.commit is None:
         raise ThawlineError(f"{what} was made outside of git, so its code is not known")
-    with tempfile.TemporaryDirectory() as temporary:
-        with store.connect(project.root) as client:
-            version = registry.get(client, outcome.model, outcome.to_version)
-            kept = snapshot.fetch(client, version, Path(temporary))
-            kept_in = Path(temporary) / snapshot.place(version.digest or "")
-        done = _git(project, "checkout", "--quiet", "--detach", outcome.commit)
-        if done.returncode:
-            said = " ".join(done.stderr.split()) or "git failed"
-            raise ThawlineError(
-                f"{what} its commit {outcome.commit[:12]} cannot be checked out ({said}); bring it "
-                f"with git fetch, then: git checkout {outcome.commit[:12]}"
-            )
-        for path in kept:
-            there = project.root / path
-            if not (there.is_file() and filecmp.cmp(kept_in / path, there, shallow=False)):
-                there.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(kept_in / path, there)
+    with store.connect(project.root) as client:
+        version = registry.get(client, outcome.model, outcome.to_version)
+        kept = snapshot.fetch(client, version)
+    done = _git(project, "checkout", "--quiet", "--detach", outcome.commit)
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or "git failed"
+        raise ThawlineError(
+            f"{what} its commit {outcome.commit[:12]} cannot be checked out ({said}); bring it "
+            f"with git fetch, then: git checkout {outcome.commit[:12]}"
+        )
+    for path, content in kept.items():
+        file = project.root / path
+        if not file.is_file() or file.read_bytes() != content:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
     _bring_data(project, what)
     told = [f"git is at {outcome.commit[:12]}, detached; to go on from here: git switch -c NAME"]
     if not kept:

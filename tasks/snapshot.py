@@ -6,6 +6,7 @@ was: `dvc.lock` and `params.yaml` are seldom committed by the time a model is re
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tasks.tracking import registry
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_FOLDER = "project"  # among the artifacts of a run
 NAMES = (PARAMS_FILE, "dvc.yaml", "dvc.lock", "code.yaml")
 
 
@@ -25,20 +27,21 @@ def log(client: MlflowClient, project: Project, run_id: str, digest: str) -> Non
     for path in [*paths, *(project.root / "data").glob("*.dvc")]:
         if path.is_file():
             folder = path.parent.relative_to(project.root)
-            client.log_artifact(run_id, str(path), (Path(place(digest)) / folder).as_posix())
+            client.log_artifact(run_id, str(path), (Path(_place(digest)) / folder).as_posix())
 
 
-def fetch(client: MlflowClient, version: registry.Version, folder: Path) -> list[Path]:
-    """Copy the files of a version into a folder; their paths there, none when none were kept."""
+def fetch(client: MlflowClient, version: registry.Version) -> dict[str, bytes]:
+    """The files of a version, by their path in the project; none where none were kept."""
     if version.run_id is None or version.digest is None:
-        return []
-    known = [entry.path for entry in client.list_artifacts(version.run_id, "project")]
-    if place(version.digest) not in known:
-        return []
-    copied = Path(client.download_artifacts(version.run_id, place(version.digest), str(folder)))
-    return [path.relative_to(copied) for path in copied.rglob("*") if path.is_file()]
+        return {}
+    place = _place(version.digest)
+    if place not in (entry.path for entry in client.list_artifacts(version.run_id, _FOLDER)):
+        return {}
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(client.download_artifacts(version.run_id, place, temporary))
+        found = [path for path in kept.rglob("*") if path.is_file()]
+        return {path.relative_to(kept).as_posix(): path.read_bytes() for path in found}
 
 
-def place(digest: str) -> str:
-    """The folder among a run's artifacts."""
-    return f"project/{digest[:16]}"
+def _place(digest: str) -> str:
+    return f"{_FOLDER}/{digest[:16]}"

@@ -47,8 +47,8 @@ def _made(client: MlflowClient, name: str, holder: str) -> bool:
 
     try:
         client.create_registered_model(name, description=holder)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except MlflowException as error:  # the second: it was there, and then no more
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return False
     return True
