@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Container
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,11 @@ from tasks.tracking import registry, store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+FIRST, PROMOTION, ROLLBACK = "first champion", "promotion", "rollback"
+KEPT, BY_HAND, FOUND = "kept", "moved by hand", "found"
+MOVES = (FIRST, PROMOTION, ROLLBACK)  # kinds by which we move `champion`
 
 ENTRY = "thawline.entry"  # tag of a version: the entry as JSON
 DONE = "thawline.done"  # tag of a version: the aliases are where the entry says
@@ -84,10 +90,11 @@ class Ledger:
             self._copy()
         return self.entries
 
-    def append(self, entry: Entry) -> bool:
+    def append(self, entry: Entry) -> Entry | None:
         """Seal an entry and put it after the last one read.
 
-        False when another's came first: then nothing was decided, and `entries` holds that other.
+        Returns it as it was sealed; None when another's came first: then nothing was decided, and
+        `entries` holds that other.
         """
         last = self.entries[-1] if self.entries else None
         entry = replace(
@@ -114,10 +121,10 @@ class Ledger:
             tags={ENTRY: text},
         ).version
         if entry in self.read():
-            return True
+            return entry
         void = f"void, another entry came first: {entry.sentence()}"
         self._client.update_model_version(self.name, str(place), description=void)
-        return False
+        return None
 
     def mark_done(self) -> None:
         """Note that the aliases are where the last entry says."""
@@ -179,6 +186,40 @@ class Ledger:
             f"right from the other of the two ({self.path}, which is written anew from MLflow when "
             "it is gone), or both are renamed, which begins a new ledger"
         )
+
+
+def champion(entries: list[Entry]) -> int | None:
+    """The champion by the ledger."""
+    line = _line(entries)
+    return line[-1] if line else None
+
+
+def previous(entries: list[Entry], there: Container[int] | None = None) -> int | None:
+    """The version to which a rollback goes, by the ledger; of those that are `there`."""
+    before = _line(entries)[:-1]
+    known = [n for n in before if there is None or n is None or n in there]
+    return known[-1] if known else None
+
+
+def _line(entries: list[Entry]) -> list[int | None]:
+    """The champions through which rollbacks would go back, the one of now last.
+
+    None stands for an alias that somebody removed.
+    """
+    line: list[int | None] = []
+    for entry in entries:
+        after = entry.to_version
+        if entry.alias == PREVIOUS:
+            line[-2:] = [after, *(line[-1:] or [None])]
+        elif entry.alias != CHAMPION or entry.kind == KEPT:
+            continue
+        elif entry.kind == ROLLBACK and after in line[:-1]:
+            del line[len(line) - 1 - line[-2::-1].index(after) :]
+        elif line and line[-1] is None:
+            line[-1] = after
+        else:
+            line.append(after)
+    return line
 
 
 def copy_path(root: Path, model: str) -> Path:

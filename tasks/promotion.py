@@ -17,7 +17,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ThawlineError
-from tasks.ledger import BrokenChain, Entry, Ledger
+from tasks.ledger import (
+    BY_HAND,
+    CHALLENGER,
+    CHAMPION,
+    FOUND,
+    KEPT,
+    MOVES,
+    PREVIOUS,
+    PROMOTION,
+    ROLLBACK,
+    BrokenChain,
+    Entry,
+    Ledger,
+    champion,
+    previous,
+)
 from tasks.params import Params
 from tasks.records import Project
 from tasks.tracking import lock, registry, runs, store
@@ -25,10 +40,6 @@ from tasks.tracking import lock, registry, runs, store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-FIRST, PROMOTION, ROLLBACK = "first champion", "promotion", "rollback"
-KEPT, BY_HAND, FOUND = "kept", "moved by hand", "found"
-MOVES = (FIRST, PROMOTION, ROLLBACK)  # kinds by which we move `champion`
 LAST = 5  # entries that `standing` gives
 NOBODY = 0  # expected champion: none
 
@@ -76,9 +87,9 @@ class Desk:
         return finished
 
     def decide(
-        self, kind: str, version: int | None, evidence: dict[str, Any], reason: str = ""
-    ) -> bool:
-        """Write an entry about `champion`, and follow it; False when another's came first."""
+        self, kind: str, version: int, evidence: dict[str, Any], reason: str = ""
+    ) -> Entry | None:
+        """Write an entry about `champion`, and follow it; None when another's came first."""
         before = champion(self.ledger.entries)
         after = before if kind == KEPT else version
         return self._write(kind, CHAMPION, before, after, version, evidence, reason)
@@ -87,7 +98,7 @@ class Desk:
         self, alias: str, before: int | None, after: int | None, kind: str = BY_HAND
     ) -> bool:
         """Record what somebody did to an alias; False when another entry came first."""
-        if not self._write(kind, alias, before, after, after or before, {}, ""):
+        if self._write(kind, alias, before, after, after or before) is None:
             return False
         if kind == BY_HAND:
             self.noticed.append(moved(self.model, alias, before, after))
@@ -116,9 +127,9 @@ class Desk:
         before: int | None,
         after: int | None,
         about: int | None,
-        evidence: dict[str, Any],
-        reason: str,
-    ) -> bool:
+        evidence: dict[str, Any] | None = None,
+        reason: str = "",
+    ) -> Entry | None:
         tags = self._tags(about)
         entry = Entry(
             kind=kind,
@@ -126,37 +137,41 @@ class Desk:
             alias=alias,
             from_version=before,
             to_version=after,
-            evidence=evidence,
+            evidence=evidence or {},
             reason=reason,
             who=self._who,
             commit=tags.get(runs.COMMIT),
             hashes=_hashes(tags),
         )
-        won = self.ledger.append(entry)
+        written = self.ledger.append(entry)
         self._follow()
-        return won
+        return written
+
+    def versions(self) -> dict[int, registry.Version]:
+        """The versions that there are: some that the ledger names may have been deleted."""
+        return {found.number: found for found in registry.versions(self.client, self.model)}
 
     def _tags(self, number: int | None) -> dict[str, str]:
-        known = registry.versions(self.client, self.model)
-        return next((entry.tags for entry in known if entry.number == number), {})  # or deleted
+        found = self.versions().get(number or 0)
+        return found.tags if found else {}
 
     def _follow(self) -> None:
         """Move the aliases to where the last entry says, and mark it as done.
 
         Until no entry has come since: ours could have been the later of two calls.
         """
-        ours = set()
+        ours: set[int | None] = set()  # where the champion is if none but us moved it
         while True:
             last = self.ledger.entries[-1]
-            now = registry.aliases(self.client, self.model)
-            wanted = {PREVIOUS: previous(self.ledger.entries)}
-            if last.kind in MOVES and now.get(CHAMPION) in {last.from_version, *ours}:
+            now, there = registry.aliases(self.client, self.model), self.versions()
+            wanted = {PREVIOUS: previous(self.ledger.entries, there)}
+            ours.add(last.from_version)
+            if last.kind in MOVES and last.to_version in there and now.get(CHAMPION) in ours:
                 wanted[CHAMPION] = last.to_version  # else it is there, or was moved by hand since
             for alias, number in wanted.items():
                 if now.get(alias) != number:
-                    if alias == CHAMPION:
-                        ours.add(number)
                     registry.point(self.client, self.model, alias, number)
+            ours.add(wanted.get(CHAMPION, last.from_version))
             if self.ledger.read()[-1] == last:
                 break
         self.ledger.mark_done()
@@ -166,8 +181,11 @@ class Desk:
         entries = list(self.ledger.entries)
         now = registry.aliases(self.client, self.model)
         kind = BY_HAND if entries else FOUND
+        there = self.versions()
         for alias, known in ((CHAMPION, champion(entries)), (PREVIOUS, previous(entries))):
             found = now.get(alias)
+            if alias == PREVIOUS and known and known not in there:
+                continue  # it went with its version
             if found != known and not self.by_hand(alias, known, found, kind):
                 return False
         return True
@@ -210,8 +228,8 @@ def promote(
                 if before == number:
                     return at.outcome("unchanged", before)
                 _require_expected(at, aliases, expected)
-                if at.decide(PROMOTION, number, evidence, reason):
-                    return at.outcome(PROMOTION, before, at.ledger.entries[-1])
+                if entry := at.decide(PROMOTION, number, evidence, reason):
+                    return at.outcome(PROMOTION, before, entry)
 
 
 def keep(project: Project, params: Params, version: int, evidence: dict[str, Any]) -> Outcome:
@@ -220,8 +238,8 @@ def keep(project: Project, params: Params, version: int, evidence: dict[str, Any
     with store.connect(project.root) as client, desk(client, project, name) as at:
         while True:
             at.settle()
-            if at.decide(KEPT, version, {"challenger": version, **evidence}):
-                return at.outcome(KEPT, champion(at.ledger.entries), at.ledger.entries[-1])
+            if entry := at.decide(KEPT, version, {"challenger": version, **evidence}):
+                return at.outcome(KEPT, entry.from_version, entry)
 
 
 def rollback(project: Project, params: Params, to: int | None = None, reason: str = "") -> Outcome:
@@ -242,9 +260,8 @@ def rollback(project: Project, params: Params, to: int | None = None, reason: st
                 if to is not None and before == to:
                     return at.outcome("unchanged", before)
                 _require_expected(at, aliases, None)
-                target = _target(at, to)
-                if at.decide(ROLLBACK, target, {}, reason):
-                    return at.outcome(ROLLBACK, before, at.ledger.entries[-1])
+                if entry := at.decide(ROLLBACK, _target(at, to), {}, reason):
+                    return at.outcome(ROLLBACK, before, entry)
 
 
 def standing(client: MlflowClient, project: Project, model: str) -> dict[str, Any]:
@@ -265,18 +282,6 @@ def standing(client: MlflowClient, project: Project, model: str) -> dict[str, An
     }
 
 
-def champion(entries: list[Entry]) -> int | None:
-    """The champion by the ledger."""
-    line = _line(entries)
-    return line[-1] if line else None
-
-
-def previous(entries: list[Entry]) -> int | None:
-    """The version to which a rollback goes, by the ledger."""
-    line = _line(entries)
-    return line[-2] if len(line) > 1 else None
-
-
 def moved(model: str, alias: str, before: int | None, after: int | None) -> str:
     """One sentence about what somebody else did to an alias."""
     if after is None:
@@ -289,34 +294,13 @@ def moved(model: str, alias: str, before: int | None, after: int | None) -> str:
     return f"somebody else {did} the alias {alias!r} of {model!r}{how}; {since}"
 
 
-def _line(entries: list[Entry]) -> list[int | None]:
-    """The champions through which rollbacks would go back, the one of now last.
-
-    None stands for an alias that somebody removed.
-    """
-    line: list[int | None] = []
-    for entry in entries:
-        after = entry.to_version
-        if entry.alias == PREVIOUS:
-            line[-2:] = [after, *(line[-1:] or [None])]
-        elif entry.alias != CHAMPION or entry.kind == KEPT:
-            continue
-        elif entry.kind == ROLLBACK and after in line[:-1]:
-            del line[len(line) - 1 - line[-2::-1].index(after) :]
-        elif line and line[-1] is None:
-            line[-1] = after
-        else:
-            line.append(after)
-    return line
-
-
 def _target(at: Desk, to: int | None) -> int:
     """The version to go back to, which is there."""
     entries = [entry for entry in at.ledger.entries if entry.alias == CHAMPION]
     champions = {entry.from_version for entry in entries} | {entry.to_version for entry in entries}
     earlier = sorted(number for number in champions if number and number != champion(entries))
     known = ", ".join(map(str, earlier)) or "none"
-    target = to or previous(at.ledger.entries)
+    target = to or previous(at.ledger.entries, at.versions())
     if target is None:
         raise ThawlineError(
             f"there is no champion of {at.model!r} to go back to (earlier champions: {known}); "

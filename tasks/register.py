@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import compare, files, promotion, snapshot
 from tasks.errors import ThawlineError
+from tasks.ledger import CHALLENGER, FIRST
 from tasks.params import Params
-from tasks.promotion import CHALLENGER
 from tasks.records import Project, TrainRun
 from tasks.tracking import drainer, registry, runs, spool, store
 
@@ -267,7 +267,7 @@ def _decide(
             pass
     while not desk.had_champion and beats_majority(metrics):
         shown = ("test.accuracy_low", "baseline.majority.accuracy")
-        desk.decide(promotion.FIRST, packaged, {key: metrics[key] for key in shown})
+        desk.decide(FIRST, packaged, {key: metrics[key] for key in shown})
 
 
 def beats_majority(metrics: dict[str, float]) -> bool:
