@@ -190,18 +190,18 @@ class Ledger:
 
 def champion(entries: list[Entry]) -> int | None:
     """The champion by the ledger."""
-    line = _line(entries)
+    line = _succession(entries)
     return line[-1] if line else None
 
 
 def previous(entries: list[Entry], there: Container[int] | None = None) -> int | None:
     """The version to which a rollback goes, by the ledger; of those that are `there`."""
-    before = _line(entries)[:-1]
+    before = _succession(entries)[:-1]
     known = [n for n in before if there is None or n is None or n in there]
     return known[-1] if known else None
 
 
-def _line(entries: list[Entry]) -> list[int | None]:
+def _succession(entries: list[Entry]) -> list[int | None]:
     """The champions through which rollbacks would go back, the one of now last.
 
     None stands for an alias that somebody removed.
