@@ -278,6 +278,22 @@ class RegisterParams(Section):
     model: Annotated[str, Field(min_length=1, pattern=r"^[^/:.%\"']+$")] = "model"
 
 
+class PromoteParams(Section):
+    """When a challenger takes the champion's place (`tasks.gate`)."""
+
+    when_undecided: Literal["keep", "ask", "promote_if_not_worse"] = "keep"
+    approve: bool = False
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_gain: Fraction = 0.005
+    max_loss: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    class_margin: Fraction = 0.05
+    folds_below: Annotated[int, Field(ge=0)] = 1000
+    max_calibration_error: Annotated[float, Field(gt=0, le=1)] | None = 0.05
+    max_latency_ms: Positive | None = None
+    max_megabytes: Positive | None = None
+    require_certificate: bool = True
+
+
 class Params(Section):
     """The whole of `params.yaml`."""
 
@@ -298,6 +314,7 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     package: PackageParams = PackageParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")
+    promote: PromoteParams = PromoteParams()
 
     @field_validator("problem")
     @classmethod

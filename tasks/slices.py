@@ -25,9 +25,9 @@ def judge(
     found: list[dict[str, Any]] = []
     inside: list[npt.NDArray[np.bool_]] = []
     for name in [str(name) for name in examples.columns if str(name).startswith(COLUMN)]:
-        values = _values(examples[name])
-        for value in sorted(values.unique(), key=str):
-            here = (values == value).to_numpy()
+        column = values(examples[name])
+        for value in sorted(column.unique(), key=str):
+            here = (column == value).to_numpy()
             if here.sum() < LEAST:
                 continue
             inside.append(here)
@@ -71,7 +71,8 @@ def _worse(
     return value + float(norm.ppf(1 - tail)) * spread < 0
 
 
-def _values(column: pd.Series[Any]) -> pd.Series[Any]:
+def values(column: pd.Series[Any]) -> pd.Series[Any]:
+    """The slice of each example: its value, a quarter of the range, or `others`."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > VALUES:
         column = pd.qcut(column, 4, duplicates="drop")
     column = column.astype("str").fillna("missing")

@@ -1,0 +1,108 @@
+"""The rules on accuracy: surely better, surely not much worse, and not surely a trifle.
+
+- `better`: exact McNemar, at `confidence` as in `thawline compare`; else undecided.
+- `not_worse`: with 99 % certainty no more than `max_loss` is lost (a score test of non-inferiority,
+  Tango 1998); else undecided. It keeps its word where `better` alone, on few examples on which the
+  models often differ, would let a much worse one through.
+- `min_gain`: fails where the gain surely is below `min_gain`, be it because the model is worse. A
+  gain between 0 and there may be called either way, so enough examples always decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.gate import paired
+from tasks.gate.evidence import Evidence, Shared, shared
+from tasks.gate.paired import Claims, Pairs
+from tasks.gate.verdict import NOT_WORSE, Rule
+from tasks.params import PromoteParams
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rules' states, and what decides them."""
+
+    rules: list[Rule]
+    pairs: Pairs
+    claims: Claims
+
+
+def judge(
+    challenger: Evidence, champion: Evidence | None, test: Shared, rules: PromoteParams
+) -> Judged:
+    """The three rules; by cross-validation where the test set is small and both bring folds."""
+    claims = Claims(rules.confidence, rules.min_gain, rules.max_loss)
+    tested = Pairs.of(test.steps, test.groups)
+    pairs, where = tested, f"{len(test.examples):,} test examples"
+    if len(test.examples) < rules.folds_below:
+        folds = _by_folds(challenger, champion)
+        if folds and folds.examples > tested.examples:
+            pairs, where = folds, f"{round(folds.examples * folds.design):,} cross-validated ones"
+    rivals = champion.name if champion else "the commonest class"
+    found = [
+        _better(pairs, claims, rivals, where),
+        _not_worse(pairs, claims),
+        # Folds judge the recipe; the model itself must not stand against it.
+        _min_gain([pairs, tested] if pairs is not tested else [tested], claims),
+    ]
+    return Judged(found, pairs, claims)
+
+
+def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
+    """The pairs of cross-validated answers; None unless both brought the same folds.
+
+    Models of different folds share most of their training data, so their errors are not separate:
+    variance grows by 1 + k / (k - 1) for k folds (Nadeau and Bengio, Machine Learning 2003).
+    """
+    ours, theirs = challenger.folds, champion and champion.folds
+    if ours is None or theirs is None or set(ours["id"]) != set(theirs["id"]):
+        return None
+    both, count = shared(ours, theirs), int(ours["fold"].nunique())
+    return Pairs.of(both.steps, both.groups, 1 + count / (count - 1))
+
+
+def _better(pairs: Pairs, claims: Claims, rival: str, where: str) -> Rule:
+    p = float(paired.p_values(pairs.gained, pairs.lost))
+    [[low, high]] = paired.intervals([pairs], claims.confidence)
+    state = "passed" if p <= (1 - claims.confidence) / 2 else "undecided"
+    detectable = paired.detectable(pairs, claims)
+    gain = f"{points(pairs.gain)} points ({points(low)} to {points(high)}) against {rival}"
+    sure = f"surely better on {where}" if state == "passed" else f"not surely better on {where}"
+    numbers = {
+        "gain": pairs.gain,
+        "low": float(low),
+        "high": float(high),
+        "p_value": p,
+        "only_challenger_right": round(pairs.gained * pairs.design),
+        "only_champion_right": round(pairs.lost * pairs.design),
+        "examples": round(pairs.examples * pairs.design),
+        "independent": pairs.examples,
+        "detectable": detectable,
+    }
+    told = f"{gain}: {sure}, which tell apart {points(detectable)} or more."
+    return Rule("better", state, told, numbers)
+
+
+def _not_worse(pairs: Pairs, claims: Claims) -> Rule:
+    low = float(paired.intervals([pairs], 2 * paired.CERTAIN - 1)[0, 0])
+    allowed = f"the {100 * claims.max_loss:g} points that may be lost"
+    numbers = {"low": low, "max_loss": claims.max_loss}
+    if low > -claims.max_loss:
+        return Rule(NOT_WORSE, "passed", f"Surely no worse by {allowed}.", numbers)
+    told = f"It may lose {points(-low).lstrip('+')} points, more than {allowed}."
+    return Rule(NOT_WORSE, "undecided", told, numbers)
+
+
+def _min_gain(sources: list[Pairs], claims: Claims) -> Rule:
+    high = float(paired.intervals(sources, claims.confidence)[:, 1].min())
+    asked = f"the {100 * claims.min_gain:g} points that make a change worth it"
+    numbers = {"high": high, "min_gain": claims.min_gain}
+    if high < claims.min_gain:
+        told = f"The gain is at most {points(high)} points, surely below {asked}."
+        return Rule("min_gain", "failed", told, numbers)
+    return Rule("min_gain", "passed", f"The gain is not surely below {asked}.", numbers)
+
+
+def points(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "−")

@@ -1,0 +1,82 @@
+"""No class and no slice of the data may pay for the gain.
+
+A class or slice fails the rule when its loss is both no chance and beyond the margin: exact McNemar
+among its examples, corrected over all classes and slices together (Holm 1979), and an estimate of
+more than `class_margin`. So a challenger that loses nowhere is refused by chance in at most
+1 - `confidence` of all cases, however many small classes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tasks import evidence, slices
+from tasks.gate import paired
+from tasks.gate.accuracy import points
+from tasks.gate.evidence import Shared
+from tasks.gate.paired import Pairs
+from tasks.gate.verdict import Rule
+from tasks.params import PromoteParams
+from tasks.records import COLUMN
+
+TOLD = 20  # of a rule, those that lost most
+
+
+def judge(test: Shared, rules: PromoteParams) -> list[Rule]:
+    """The rules `classes` and `slices`."""
+    found = [*_classes(test), *_slices(test)]
+    steps = test.steps
+    pairs = [Pairs.of(steps[here], test.groups[here]) for _, _, here in found]
+    p = paired.holm(paired.p_values([each.lost for each in pairs], [each.gained for each in pairs]))
+    spans = paired.intervals(pairs, rules.confidence)
+    rows: dict[str, list[dict[str, Any]]] = {"classes": [], "slices": []}
+    for (kind, name, here), each, adjusted, (low, high) in zip(found, pairs, p, spans, strict=True):
+        rows[kind].append(
+            {
+                "name": name,
+                "examples": int(here.sum()),
+                "gain": each.gain,
+                "low": float(low),
+                "high": float(high),
+                "p_value": float(adjusted),
+                "failed": bool(
+                    adjusted <= 1 - rules.confidence and each.gain < -rules.class_margin
+                ),
+            }
+        )
+    return [_rule(kind, each, len(found), rules.class_margin) for kind, each in rows.items()]
+
+
+def _rule(kind: str, rows: list[dict[str, Any]], tested: int, margin: float) -> Rule:
+    if not rows:
+        return Rule(kind, "skipped", "The data has no slices (prepare.columns).")
+    rows.sort(key=lambda row: row["gain"])
+    numbers = evidence.plain({"margin": margin, "tested": tested, "worst": rows[:TOLD]})
+    failed = [row for row in rows if row["failed"]]
+    if failed:
+        named = ", ".join(f"{row['name']} ({points(row['gain'])})" for row in failed[:5])
+        lost = f"More than {100 * margin:g} points are lost, which is no chance: {named}."
+        return Rule(kind, "failed", lost, numbers)
+    told = f"None of {len(rows):,} surely loses more than {100 * margin:g} points"
+    worst = f"{rows[0]['name']} most: {points(rows[0]['gain'])}"
+    return Rule(kind, "passed", f"{told}; {worst}." if rows[0]["gain"] < 0 else f"{told}.", numbers)
+
+
+def _classes(test: Shared) -> Iterator[tuple[str, str, Any]]:
+    labels = test.examples["label"].to_numpy()
+    names, numbers = np.unique(labels, return_inverse=True)
+    for number, name in enumerate(names):
+        yield "classes", str(name), numbers == number
+
+
+def _slices(test: Shared) -> Iterator[tuple[str, str, Any]]:
+    """The values of the data's own columns that are not too rare to be judged."""
+    for column in (str(name) for name in test.examples if str(name).startswith(COLUMN)):
+        values = slices.values(test.examples[column])
+        for value in sorted(values.unique(), key=str):
+            here = (values == value).to_numpy()
+            if slices.LEAST <= here.sum() < len(here):
+                yield "slices", f"{column.removeprefix(COLUMN)} {value}", here
