@@ -46,16 +46,9 @@ class Shared:
     """The examples that both models have judged, in the challenger's order."""
 
     examples: pd.DataFrame  # of the challenger
-    champion: Any  # [n] what the champion says
+    steps: Ints  # [n]: 1 where it alone is right, -1 where the champion alone is, else 0
     groups: Ints  # [n]
-    left_out: int  # that only one of them has judged
-
-    @property
-    def steps(self) -> Ints:
-        """[n]: 1 where the challenger alone is right, -1 where the champion alone is, else 0."""
-        labels = self.examples["label"].to_numpy()
-        right = self.examples["predicted"].to_numpy() == labels
-        return right.astype(np.int64) - (self.champion == labels)
+    left_out: int  # examples that only one of them has judged
 
 
 def shared(challenger: pd.DataFrame, champion: pd.DataFrame | None) -> Shared:
@@ -63,30 +56,30 @@ def shared(challenger: pd.DataFrame, champion: pd.DataFrame | None) -> Shared:
 
     Raises `DataError` when no example is shared or the labels are not the same.
     """
-    own = _distinct(challenger)
+    own, left_out = _distinct(challenger), 0
     if champion is None:
-        labels = own["label"]
-        answers, left_out = np.full(len(own), labels.mode().iloc[0], dtype=object), 0
+        other = own.assign(predicted=own["label"].mode().iloc[0])
     else:
-        other = _distinct(champion).set_index("id")
-        left_out = 0
-        if not other.index.equals(pd.Index(own["id"])):
-            both = own["id"].isin(other.index).to_numpy()
+        other = _distinct(champion)
+        if not np.array_equal(own["id"], other["id"]):
+            both = own["id"].isin(other["id"])
             left_out = len(own) + len(other) - 2 * int(both.sum())
             own = own[both]
-            other = other.loc[own["id"]]
-        relabelled = int((own["label"].to_numpy() != other["label"].to_numpy()).sum())
-        if relabelled:
-            raise DataError(
-                f"the two models were judged by different labels ({relabelled} of {len(own)} "
-                "shared examples); evaluate both on the same test set"
-            )
-        answers = other["predicted"].to_numpy()
+            other = other.set_index("id").loc[own["id"]]
     if own.empty:
         raise DataError(
             "the two models were judged on different examples; evaluate both on the same test set"
         )
-    return Shared(own, answers, pd.factorize(own["group"])[0], left_out)
+    labels = own["label"].to_numpy()
+    relabelled = int((labels != other["label"].to_numpy()).sum())
+    if relabelled:
+        raise DataError(
+            f"the two models were judged by different labels ({relabelled} of {len(own)} "
+            "shared examples); evaluate both on the same test set"
+        )
+    ours, theirs = (frame["predicted"].to_numpy() == labels for frame in (own, other))
+    steps = ours.astype(np.int64) - theirs
+    return Shared(own, steps, pd.factorize(own["group"])[0], left_out)
 
 
 def _distinct(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from tasks import evidence, slices
 from tasks.gate import paired
@@ -28,8 +28,7 @@ TOLD = 20  # of a rule, those that lost most
 def judge(test: Shared, rules: PromoteParams) -> list[Rule]:
     """The rules `classes` and `slices`."""
     found = [*_classes(test), *_slices(test)]
-    steps = test.steps
-    pairs = [Pairs.of(steps[here], test.groups[here]) for _, _, here in found]
+    pairs = [Pairs.of(test.steps[here], test.groups[here]) for _, _, here in found]
     p = paired.holm(paired.p_values([each.lost for each in pairs], [each.gained for each in pairs]))
     spans = paired.intervals(pairs, rules.confidence)
     rows: dict[str, list[dict[str, Any]]] = {"classes": [], "slices": []}
@@ -66,8 +65,7 @@ def _rule(kind: str, rows: list[dict[str, Any]], tested: int, margin: float) -> 
 
 
 def _classes(test: Shared) -> Iterator[tuple[str, str, Any]]:
-    labels = test.examples["label"].to_numpy()
-    names, numbers = np.unique(labels, return_inverse=True)
+    numbers, names = pd.factorize(test.examples["label"], sort=True)
     for number, name in enumerate(names):
         yield "classes", str(name), numbers == number
 
