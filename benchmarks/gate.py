@@ -223,8 +223,9 @@ def table(values: dict[str, Any]) -> list[str]:
         f"| {TRAINED + TRAINED // 4} in folds | 0 | {folds} | | |",
         "",
         "*Detectable*: what the gate says that it promotes four times in five. *Usual*: another "
-        f"truth for each pair, with a standard deviation of {100 * paired.USUAL:g} points around 0. *Dead*: the smallest class is "
-        "lost, the others gain. *Groups*: worse by a point, and each four examples are one.",
+        f"truth for each pair, around 0 with a standard deviation of {100 * paired.USUAL:g} "
+        "points. *Dead*: the smallest class is lost, the others gain. *Groups*: worse by a point, "
+        "and each four examples are one.",
     ]
 
 

@@ -28,8 +28,9 @@ Networks (`tasks.embed`, `tasks.engine`, `tasks.package`):
 Judging (`tasks.evaluate`, whose metrics are those of classification for now):
 - `thumbnails(project, rows, size) -> list[str]`: pictures of some manifest rows as data URIs.
 
-Using (`tasks.package`, `tasks.predict`): the module `predictor` of the package, which needs a
-packaged model folder alone.
+Using (`tasks.package`, `tasks.predict`, `tasks.gate`): the module `predictor` of the package, which
+needs a packaged model folder alone; and
+- `samples(project, rows) -> list[ndarray]`: some manifest rows as it takes them.
 
 Starting (`tasks.start`): the module `starts`, with `write(folder, origin, path) -> Start`: a
 packaged folder as one file that `embed.weights` can name, and what a next training takes over.

@@ -105,3 +105,13 @@ def thumbnails(project: Project, rows: Sequence[int], size: int) -> list[str]:
     from tasks.problems.image_classification import thumbs
 
     return thumbs.thumbnails(project, rows, size)
+
+
+def samples(project: Project, rows: Sequence[int]) -> list[npt.NDArray[np.uint8]]:
+    """The stored pixels of some manifest rows, uint8 [height, width, 1 or 3]."""
+    import pandas as pd
+
+    from tasks.problems.image_classification.image_store import ImageStore
+
+    images = ImageStore(project.prepared, pd.read_parquet(project.manifest))
+    return [images.image(row) for row in rows]

@@ -1,0 +1,298 @@
+"""The gate: pairs whose truth is known, and each rule on evidence that breaks it alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from benchmarks import gate as simulation
+from benchmarks.gate import CLASSES, RULES, Truth, evidence
+from tasks import gate
+from tasks.errors import DataError
+from tasks.gate import Evidence, GateParams, Verdict, paired
+from tasks.gate.paired import Claims, Pairs
+from tasks.params import PromoteParams
+
+CLAIMS = Claims(0.95, 0.005, 0.01)
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def rivals(gained: int, lost: int, count: int = 1000, **columns: Any) -> tuple[Evidence, Evidence]:
+    """A challenger that alone has the first `gained` right, a champion that has the next `lost`."""
+    ids = np.array([f"{i}" for i in range(count)], dtype=object)
+    labels = CLASSES[np.arange(count) % len(CLASSES)]
+    frame = pd.DataFrame({"id": ids, "group": ids, "label": labels, "probability": 0.95})
+    frame = frame.assign(**columns)
+    right = np.arange(count) < 0.95 * count
+    ours, theirs = right.copy(), right.copy()
+    theirs[:gained] = False
+    ours[gained : gained + lost] = False
+    wrong = CLASSES[(np.arange(count) + 1) % len(CLASSES)]
+    named = (("challenger", ours), ("champion", theirs))
+    made = [
+        evidence(name, frame.assign(predicted=np.where(right, frame["label"], wrong)))
+        for name, right in named
+    ]
+    return made[0], made[1]
+
+
+def of(pair: tuple[Evidence, Evidence | None], **rules: Any) -> Verdict:
+    return gate.judge(*pair, GateParams(**rules))
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [rule.name for rule in verdict.rules if rule.state == "failed"]
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (0, 9), (9, 1), (60, 40)])
+def test_the_paired_test_is_the_exact_one_of_mcnemar(gained: int, lost: int) -> None:
+    exact = binomtest(gained, gained + lost, alternative="greater").pvalue if gained else 1.0
+    assert paired.p_values(gained, lost) == pytest.approx(exact)
+
+
+def test_intervals_hold_the_truth_as_often_as_stated() -> None:
+    """Also where hardly an answer differs, where resampling would be sure of itself."""
+    for gain, apart in ((0.0, 0.02), (0.03, 0.05), (-0.02, 0.3)):
+        shares = [(apart + gain) / 2, (apart - gain) / 2, 1 - apart]
+        counts = generator().multinomial(200, shares, 1000)
+        found = paired.intervals([Pairs(g, x, 200) for g, x, _ in counts], 0.95)
+        assert np.mean((found[:, 0] <= gain) & (gain <= found[:, 1])) > 0.93
+    [[low, high]] = paired.intervals([Pairs(0, 0, 200)], 0.95)
+    assert -low == pytest.approx(high) == pytest.approx(3.8415 / 203.8415, abs=1e-4)
+
+
+def test_groups_are_no_separate_evidence() -> None:
+    steps, groups = np.repeat([1, -1, 0, 0], 50), np.arange(200) // 5
+    pairs = Pairs.of(steps, groups)
+    assert pairs.design == pytest.approx(5, rel=0.05)
+    assert pairs.gained == pytest.approx(10, rel=0.05)
+    assert Pairs.of(steps, np.arange(200)) == Pairs(50, 50, 200)
+    assert Pairs.of(np.zeros(200, np.int64), groups).examples == 40
+
+
+def test_corrected_p_values_are_holms() -> None:
+    found = paired.holm(np.array([0.01, 0.04, 0.03]))
+    assert found.tolist() == pytest.approx([0.03, 0.06, 0.06])
+
+
+@pytest.mark.parametrize("size", [200, 1000])
+@pytest.mark.parametrize("pairs", [60, pytest.param(1000, marks=pytest.mark.long)])
+def test_the_gate_keeps_its_word(size: int, pairs: int) -> None:
+    """Errors of the first and the second kind, with the room that so few pairs leave."""
+    truths, room = simulation.truths(size), 3 / np.sqrt(pairs)
+
+    def found(name: str) -> dict[str, Any]:
+        return simulation.simulated(truths[name], size, pairs, 0, generator(1))
+
+    worse = found("-1")
+    assert worse["promote"] <= 0.01 + room * 0.1
+    assert worse["if_not_worse"] <= 0.01 + room * 0.1
+    better = found("detected at 95 %")
+    assert better["promote"] >= 0.95 - room * 0.22
+    assert found("detectable")["keep"] <= 0.05
+
+
+def test_undecided_pairs_are_decided_by_what_they_ask_for() -> None:
+    """Of pairs whose gains are as usual, four in five, drawn as counts."""
+    draw, decided = generator(2), []
+    for gain in draw.normal(0, paired.USUAL, 400):
+        shares = [(0.1 + gain) / 2, (0.1 - gain) / 2, 0.9]
+        seen = draw.multinomial(1000, np.clip(shares, 0, 1))
+        pairs = Pairs(float(seen[0]), float(seen[1]), 1000)
+        if is_decided(pairs):
+            continue
+        more = paired.needed(pairs, CLAIMS)
+        all_ = seen + draw.multinomial(more, np.clip(shares, 0, 1))
+        decided.append(is_decided(Pairs(float(all_[0]), float(all_[1]), 1000 + more)))
+    assert len(decided) > 100
+    assert 0.7 < np.mean(decided) < 0.9
+
+
+def is_decided(pairs: Pairs) -> bool:
+    sure = paired.p_values(pairs.gained, pairs.lost) <= 0.025
+    certain = paired.intervals([pairs], 0.98)[0, 0] > -CLAIMS.max_loss
+    return bool(sure and certain) or bool(paired.intervals([pairs], 0.95)[0, 1] < CLAIMS.min_gain)
+
+
+def test_three_verdicts_and_their_reasons() -> None:
+    assert of(rivals(60, 20)).decision == "promote"
+    doubt = of(rivals(30, 20))
+    assert doubt.decision == "undecided" and doubt.needed and 1000 < doubt.needed < 20_000
+    assert f"about {doubt.needed:,} more examples would decide" in doubt.sentence
+    worse = of(rivals(20, 60))
+    assert worse.decision == "keep" and "surely below the 0.5 points" in worse.sentence
+    # A gain that is sure, and surely not worth it.
+    assert failed(of(rivals(40, 10, 20_000))) == ["min_gain"]
+    # Few examples and many different answers: better at 95 %, but it may lose a point.
+    wild = of(rivals(62, 40, 110), max_loss=0.01)
+    assert wild.rule("not_worse").state == "undecided"
+
+
+def test_a_loss_that_is_no_chance_is_no_classs_to_pay() -> None:
+    labels = np.array(["common"] * 900 + ["rare"] * 97 + ["odd"] * 3, dtype=object)[::-1]
+    pair = rivals(0, 100, label=labels)  # 97 rare ones and 3 odd ones are lost
+    champion = pair[1].predictions
+    gaining = champion["predicted"].where(np.arange(1000) < 700, "nothing")
+    pair = (pair[0], replace(pair[1], predictions=champion.assign(predicted=gaining)))
+    verdict = of(pair, max_calibration_error=None)
+    assert verdict.rule("better").state == "passed"
+    assert failed(verdict) == ["classes"] and verdict.decision == "keep"
+    assert "rare (−100.00)" in verdict.rule("classes").sentence
+    rows = {row["name"]: row for row in verdict.rule("classes").numbers["worst"]}
+    assert not rows["odd"]["failed"]  # three examples prove nothing
+
+
+def test_many_small_classes_do_not_make_noise_decide() -> None:
+    names = np.array([f"{i % 200}" for i in range(2000)], dtype=object)
+    refused = 0
+    for seed in range(60):
+        steps = generator(seed).permutation(np.repeat([1, -1, 0], [120, 60, 1820]))
+        frame = pd.DataFrame({"id": np.arange(2000).astype(str), "label": names})
+        frame = frame.assign(group=frame["id"], probability=0.95)
+        ours = frame.assign(predicted=np.where(steps >= 0, names, "x"))
+        theirs = frame.assign(predicted=np.where(steps <= 0, names, "x"))
+        refused += "classes" in failed(of((evidence("a", ours), evidence("b", theirs))))
+    assert refused <= 0.05 * 60 + 3 * np.sqrt(0.05 * 0.95 * 60)
+
+
+def test_a_slice_does_not_pay_either() -> None:
+    site = np.where(np.arange(1000) < 80, "north", "south").astype(object)
+    pair = rivals(0, 40, **{"column.site": site})
+    better = pair[1].predictions["predicted"].where(np.arange(1000) < 800, "nothing")
+    champion = replace(pair[1], predictions=pair[1].predictions.assign(predicted=better))
+    assert "slices" in failed(of((pair[0], champion)))
+    assert of(rivals(60, 20)).rule("slices").state == "skipped"
+
+
+def test_each_limit_refuses_alone() -> None:
+    pair = rivals(60, 20)
+    loaded = pair[0].loaded
+    assert loaded is not None
+    cases: list[tuple[list[str], dict[str, Any], dict[str, Any]]] = [
+        (["retention"], {"retention_drop": 0.03}, {"max_drop": 0.02}),
+        (["retention"], {}, {"max_drop": 0.02}),  # a budget, and nothing is known
+        (["latency"], {"loaded": replace(loaded, milliseconds=12.0)}, {"max_latency_ms": 10}),
+        (["size"], {"loaded": replace(loaded, megabytes=12.0)}, {"max_megabytes": 10}),
+        (["certificate"], {"certificate": None}, {}),
+        (["certificate"], {"data": "other"}, {}),
+        (["certificate"], {"certificate": {"data": "data", "holds": True, "sha256": "0"}}, {}),
+        (["digest"], {"loaded": replace(loaded, digest="other")}, {}),
+        (["digest", "loads"], {"loaded": None}, {}),
+        (["digest", "loads"], {"loaded": replace(loaded, error="no")}, {}),
+        (["loads"], {"loaded": replace(loaded, probabilities={"0": 0.5})}, {}),
+        (["another"], {"digest": "champion", "loaded": replace(loaded, digest="champion")}, {}),
+        (
+            ["calibration"],
+            {"predictions": pair[0].predictions.assign(probability=0.7)},
+            {"max_calibration_error": 0.1},
+        ),
+    ]
+    for names, changes, rules in cases:
+        changed = replace(pair[0], **changes)
+        if "predictions" in changes:
+            changed = replace(changed, loaded=replace(loaded, probabilities={"0": 0.7}))
+        verdict = of((changed, pair[1]), **rules)
+        assert failed(verdict) == names and verdict.decision == "keep", names
+    free = of((replace(pair[0], certificate=None), pair[1]), require_certificate=False)
+    assert free.decision == "promote"
+
+
+def test_chance_is_no_calibration_error() -> None:
+    found = []
+    for seed in range(40):
+        frame, other = Truth(0, 0.2).frames(60, generator(seed))
+        verdict = of((evidence("a", frame), evidence("b", other)), max_calibration_error=0.01)
+        found.append("calibration" in failed(verdict))
+        assert verdict.rule("calibration").numbers["value"] > 0.03  # what a fixed limit would see
+    assert np.mean(found) <= 0.05
+
+
+def test_without_a_champion_the_commonest_class_is_to_beat() -> None:
+    first = of((rivals(60, 20)[0], None))
+    assert first.decision == "promote" and first.champion is None
+    assert "against the commonest class" in first.sentence
+    frame = rivals(0, 0)[0].predictions
+    guess = evidence("a", frame.assign(predicted=CLASSES[0]))
+    assert failed(of((guess, None), max_calibration_error=None)) == ["min_gain"]
+
+
+def test_small_test_sets_are_judged_by_folds() -> None:
+    ours, theirs = rivals(30, 4, 150)
+    tested = [each.predictions.iloc[:40] for each in (ours, theirs)]
+    small = [replace(each, predictions=x) for each, x in zip((ours, theirs), tested, strict=True)]
+    fold = np.arange(150) % 5
+    folded = [
+        replace(each, folds=whole.predictions.assign(fold=fold))
+        for each, whole in zip(small, (ours, theirs), strict=True)
+    ]
+    found = of((folded[0], folded[1]))
+    numbers = found.rule("better").numbers
+    assert numbers["examples"] == 150 and "150 cross-validated" in found.rule("better").sentence
+    assert numbers["independent"] == pytest.approx(150 / 2.25)  # 5 folds share training data
+    assert of((folded[0], small[1])).rule("better").numbers["examples"] == 40
+    assert of((folded[0], folded[1]), folds_below=40).rule("better").numbers["examples"] == 40
+    # What was tested itself has a say: a recipe is better, but this model is broken.
+    broken = folded[0].predictions.assign(predicted="nothing")
+    assert "min_gain" in failed(of((replace(folded[0], predictions=broken), folded[1])))
+
+
+def test_recipes_that_are_equally_good_are_not_told_apart_by_folds() -> None:
+    found = simulation.cross_validated(100, generator(3))
+    assert found["promote"] <= 0.025 + 3 * np.sqrt(0.025 / 100)
+
+
+def test_only_shared_examples_with_the_same_labels_are_judged() -> None:
+    ours, theirs = rivals(60, 20)
+    shuffled = theirs.predictions.iloc[::-1].iloc[:990]
+    fewer = of((ours, replace(theirs, predictions=shuffled)))
+    assert fewer.rule("same_test").numbers == {"examples": 990, "left_out": 10}
+    same = of((ours, replace(theirs, predictions=theirs.predictions.iloc[::-1])))
+    assert same.rule("better") == of((ours, theirs)).rule("better")
+    with pytest.raises(DataError, match=r"different labels \(1000 of 1000"):
+        of((ours, replace(theirs, predictions=theirs.predictions.assign(label="x"))))
+    with pytest.raises(DataError, match="different examples"):
+        of((ours, replace(theirs, predictions=theirs.predictions.assign(id="x"))))
+
+
+def test_a_verdict_survives_json_and_says_what_to_do() -> None:
+    good, doubt = of(rivals(60, 20)), of(rivals(30, 20, 3000))
+    assert Verdict.from_json(json.loads(json.dumps(doubt.as_json()))).as_json() == doubt.as_json()
+    assert good.tags()["gate.decision"] == "promote" and "gate.classes" in good.tags()
+    assert good.action(PromoteParams()) == "promote"
+    assert good.action(PromoteParams(approve=True)) == "ask"
+    actions = {
+        choice: doubt.action(PromoteParams(when_undecided=choice))  # type: ignore[arg-type]
+        for choice in ("keep", "ask", "promote_if_not_worse")
+    }
+    assert actions == {"keep": "keep", "ask": "ask", "promote_if_not_worse": "promote"}
+    may_be_worse = of(rivals(5, 5, 200)).action(
+        PromoteParams(when_undecided="promote_if_not_worse")
+    )
+    assert may_be_worse == "keep"
+    assert of(rivals(20, 60)).action(PromoteParams(when_undecided="ask")) == "keep"
+
+
+def test_the_gate_loads_no_heavy_library() -> None:
+    heavy = "{'torch', 'mlflow', 'prefect', 'dvc', 'sklearn'}"
+    check = f"import sys, tasks.gate.collect; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_the_benchmark_simulates_what_it_says() -> None:
+    frame, other = Truth(-0.05, 0.3).frames(40_000, generator(4))
+    ours, theirs = ((each["predicted"] == each["label"]).to_numpy() for each in (frame, other))
+    assert ours.mean() - theirs.mean() == pytest.approx(-0.05, abs=0.01)
+    assert (ours != theirs).mean() == pytest.approx(0.3, abs=0.01)
+    assert ours.mean() == pytest.approx(frame["probability"].mean(), abs=0.01)
+    assert GateParams() == RULES
