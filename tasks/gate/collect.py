@@ -28,10 +28,10 @@ def of_project(project: Project, params: Params, name: str) -> Evidence:
         metrics = files.read_json(project.reports / "metrics.json")
         manifest = pd.read_parquet(project.manifest)
         certificate = Inspection.read(project.inspection).certificate
-    except OSError as error:
+    except OSError:
         raise ThawlineError(
-            f"{project.root} has no evaluated and packaged model to judge (there is no "
-            f"{error.filename}); make one with: thawline run"
+            f"{project.root} has no evaluated and packaged model to judge; make one with: "
+            "thawline run"
         ) from None
     tested = manifest[manifest["split"] == "test"]
     own = [column for column in tested if str(column).startswith(COLUMN)]
