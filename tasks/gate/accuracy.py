@@ -39,14 +39,17 @@ def judge(
         folds = _by_folds(challenger, champion)
         if folds and folds.examples > tested.examples:
             pairs, where = folds, f"{round(folds.examples * folds.design):,} cross-validated ones"
-    rivals = champion.name if champion else "the commonest class"
-    found = [
-        _better(pairs, claims, rivals, where),
-        _not_worse(pairs, claims),
-        # Folds judge the recipe; the model itself must not stand against it.
-        _min_gain([pairs, tested] if pairs is not tested else [tested], claims),
+    rival = champion.name if champion else "the commonest class"
+    # Folds judge the recipe; what the model itself does on the test set must not stand against it.
+    levels = [rules.confidence, rules.confidence, 2 * paired.CERTAIN - 1]
+    found = paired.intervals([pairs, tested, pairs], levels).tolist()
+    span, (_, high_tested), (certain_low, _) = found
+    made = [
+        _better(pairs, claims, span, rival, where),
+        _not_worse(certain_low, claims),
+        _min_gain(min(span[1], high_tested), claims),
     ]
-    return Judged(found, pairs, claims)
+    return Judged(made, pairs, claims)
 
 
 def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
@@ -62,17 +65,16 @@ def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
     return Pairs.of(both.steps, both.groups, 1 + count / (count - 1))
 
 
-def _better(pairs: Pairs, claims: Claims, rival: str, where: str) -> Rule:
-    p = float(paired.p_values(pairs.gained, pairs.lost))
-    [[low, high]] = paired.intervals([pairs], claims.confidence)
+def _better(pairs: Pairs, claims: Claims, span: list[float], rival: str, where: str) -> Rule:
+    p, (low, high) = float(paired.p_values(pairs.gained, pairs.lost)), span
     state = "passed" if p <= (1 - claims.confidence) / 2 else "undecided"
     detectable = paired.detectable(pairs, claims)
     gain = f"{points(pairs.gain)} points ({points(low)} to {points(high)}) against {rival}"
     sure = f"surely better on {where}" if state == "passed" else f"not surely better on {where}"
     numbers = {
         "gain": pairs.gain,
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
         "p_value": p,
         "only_challenger_right": round(pairs.gained * pairs.design),
         "only_champion_right": round(pairs.lost * pairs.design),
@@ -84,8 +86,7 @@ def _better(pairs: Pairs, claims: Claims, rival: str, where: str) -> Rule:
     return Rule("better", state, told, numbers)
 
 
-def _not_worse(pairs: Pairs, claims: Claims) -> Rule:
-    low = float(paired.intervals([pairs], 2 * paired.CERTAIN - 1)[0, 0])
+def _not_worse(low: float, claims: Claims) -> Rule:
     allowed = f"the {100 * claims.max_loss:g} points that may be lost"
     numbers = {"low": low, "max_loss": claims.max_loss}
     if low > -claims.max_loss:
@@ -94,8 +95,7 @@ def _not_worse(pairs: Pairs, claims: Claims) -> Rule:
     return Rule(NOT_WORSE, "undecided", told, numbers)
 
 
-def _min_gain(sources: list[Pairs], claims: Claims) -> Rule:
-    high = float(paired.intervals(sources, claims.confidence)[:, 1].min())
+def _min_gain(high: float, claims: Claims) -> Rule:
     asked = f"the {100 * claims.min_gain:g} points that make a change worth it"
     numbers = {"high": high, "min_gain": claims.min_gain}
     if high < claims.min_gain:

@@ -101,14 +101,16 @@ def _loads(challenger: Evidence) -> Iterator[Rule]:
     else:
         told = "The files are of another model than the one that was judged."
         yield Rule("digest", "failed", told, numbers | {"judged": challenger.digest})
-    answers, frame = loaded.labels, challenger.predictions.set_index("id")
-    known = frame.loc[[name for name in answers if name in frame.index]]
-    other = known["predicted"] != known.index.map(answers)
-    if "probability" in known:
-        again = known.index.map(loaded.probabilities).to_numpy(np.float64)
-        # Of equal probabilities either may come out on top.
-        other = np.abs(known["probability"].to_numpy(np.float64) - again) > TOLERANCE
-    wrong, count = int(np.sum(other)), len(known)
+    answers, frame = loaded.labels or {}, challenger.predictions
+    again = loaded.probabilities or {}
+    asked = frame[frame["id"].isin(list(answers))]
+    if "probability" in asked:  # of equal ones, either label may come out on top
+        pairs = zip(asked["id"], asked["probability"], strict=True)
+        wrong = sum(not abs(again[name] - said) <= TOLERANCE for name, said in pairs)
+    else:
+        pairs = zip(asked["id"], asked["predicted"], strict=True)
+        wrong = sum(answers[name] != said for name, said in pairs)
+    count = len(asked)
     numbers = {"examples": count, "other_answers": wrong, "milliseconds": loaded.milliseconds}
     if wrong or not count:
         told = f"A fresh process gives other answers on {wrong} of {count} examples."

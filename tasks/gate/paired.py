@@ -110,12 +110,14 @@ def holm(p: Floats) -> Floats:
     return found
 
 
-def intervals(pairs: Sequence[Pairs], confidence: float) -> Floats:
+def intervals(pairs: Sequence[Pairs], confidence: float | Sequence[float]) -> Floats:
     """Two-sided score intervals [k, 2] of each gain (Tango, Statistics in Medicine 1998).
 
-    Sound for few examples, and where no answer differs.
+    At one confidence, or each at its own. Sound for few examples, and where no answer differs.
     """
-    z = _normal(0.5 + confidence / 2) * np.array([[1], [-1]])  # of the low and of the high end
+    from scipy.special import ndtri
+
+    z = ndtri(0.5 + np.asarray(confidence) / 2) * np.array([[1], [-1]])  # of low and high ends
     counts = np.array([[each.gained, each.lost, each.examples] for each in pairs]).T
     gain = (counts[0] - counts[1]) / counts[2]
     one = np.ones_like(gain)

@@ -14,13 +14,14 @@ import pytest
 from scipy.stats import binomtest
 
 from benchmarks import gate as simulation
-from benchmarks.gate import CLASSES, RULES, Truth, evidence
+from benchmarks.gate import RULES, Truth, evidence
 from tasks import gate
 from tasks.errors import DataError
 from tasks.gate import Evidence, GateParams, Verdict, paired
 from tasks.gate.paired import Claims, Pairs
 from tasks.params import PromoteParams
 
+CLASSES = np.array([f"class {i}" for i in range(10)], dtype=object)
 CLAIMS = Claims(0.95, 0.005, 0.01)
 
 
