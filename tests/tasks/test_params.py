@@ -66,7 +66,7 @@ def test_dvc_reads_the_same() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("problm: x\n", "problm: unknown key: did you mean 'problem'?"),
+        ("problm: x\n", "problm: unknown key: did you mean 'problem'"),
         ("train: {epohcs: 3}\n", "train.epohcs: unknown key: did you mean 'epochs'?"),
         (
             "train: {dropout: 0.1}\n",
