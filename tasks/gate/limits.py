@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tasks import files
 from tasks.calibration import BINS
@@ -57,7 +58,9 @@ def _calibration(challenger: Evidence, limit: float | None) -> Rule:
     right = (frame["predicted"] == frame["label"]).to_numpy(np.float64)
     place = np.clip(np.ceil(said * BINS).astype(np.int64) - 1, 0, BINS - 1)
     gaps = np.bincount(place, said - right, BINS)
-    variances = np.bincount(place, said * (1 - said), BINS)
+    cells = pd.factorize(frame["group"])[0] * BINS + place
+    spreads = np.bincount(cells, np.sqrt(said * (1 - said)), (cells.max() // BINS + 1) * BINS)
+    variances = (spreads**2).reshape(-1, BINS).sum(axis=0)  # members of a group may err together
     error = float(np.abs(gaps).sum() / len(frame))
     mean = np.sqrt(2 / np.pi * variances).sum()
     spread = np.sqrt((1 - 2 / np.pi) * variances.sum())

@@ -212,7 +212,7 @@ def test_each_limit_refuses_alone() -> None:
 def test_chance_is_no_calibration_error() -> None:
     found = []
     for seed in range(40):
-        frame, other = Truth(0, 0.2).frames(60, generator(seed))
+        frame, other = Truth(0, 0.2, together=1 + seed % 2 * 3).frames(60, generator(seed))
         verdict = of((evidence("a", frame), evidence("b", other)), max_calibration_error=0.01)
         found.append("calibration" in failed(verdict))
         assert verdict.rule("calibration").numbers["value"] > 0.03  # what a fixed limit would see
