@@ -11,15 +11,15 @@ from tasks import files
 
 
 @contextmanager
-def drawn(path: Path, panels: int = 1) -> Iterator[list[Any]]:
-    """Yield so many axes side by side, and write them to `path` at the end."""
+def drawn(path: Path, panels: int = 1, side: float = 5) -> Iterator[list[Any]]:
+    """Yield so many axes side by side, `side` inches high, and write them to `path` at the end."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "thawline"
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, panels, figsize=(6.5 * panels, 5), squeeze=False)
+    figure, axes = plt.subplots(1, panels, figsize=(1.3 * side * panels, side), squeeze=False)
     yield list(axes[0])
     for axis in axes[0]:
         axis.grid(alpha=0.3, which="both")

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ def commit() -> str:
 
     changed = git("status", "--porcelain", "--", "tasks", "flows", "params.yaml", "dvc.yaml")
     return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured and kept before, or is measured now."""
+    if not path.exists():
+        files.write_json(path, measure())
+    return dict(files.read_json(path))
 
 
 def load() -> float:

@@ -23,6 +23,7 @@ LEAST_OF_CLASS = 6  # examples of a class below which none of them is suspected
 ODD_RECALL = 0.5  # of the median class's, below which a class is odd
 ODD_SPREAD = 3.0  # times wider or tighter than the median class
 ODD_APART = 4.0  # times as far from the nearest other class as the median class
+ODD_OWN_WORLD = 4.5  # times as far from it, against its own spread, as the median class
 ODD_EXAMPLES = 10  # a class of fewer is not judged
 TELLING = 0.5  # of the way from the commonest class to always right, from which on a column leaks
 BINS = 20  # of a column of numbers
@@ -137,7 +138,7 @@ def odd_classes(
     """Classes that are unlike the others: mixed up, or not pictures of what they say.
 
     Those that cannot be told while the others can, whose examples lie far tighter or wider than
-    the others', or which are far from all other classes.
+    the others', or which are far from all other classes, also for how tight they are.
     """
     judged = [t for t in range(probabilities.shape[1]) if (targets == t).sum() >= ODD_EXAMPLES]
     if len(judged) < 3:
@@ -156,6 +157,7 @@ def odd_classes(
         | (spread > ODD_SPREAD)
         | (spread < 1 / ODD_SPREAD)
         | (apart > ODD_APART)
+        | (apart > ODD_OWN_WORLD * spread)
     )
     return [
         OddClass(judged[i], float(recall[i]), float(spread[i]), float(apart[i]))

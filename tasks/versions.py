@@ -20,7 +20,7 @@ VERSIONS = {
     "augment": 4,
     "embed": 4,
     "select": 5,
-    "inspect": 1,
+    "inspect": 2,
     "freeze": 5,
     "tune": 6,
     "train": 5,

@@ -174,6 +174,27 @@ def test_mixed_up_classes_are_odd() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("width", "away", "odd"),
+    [(1.0, 2.5, [3]), (1.6, 2.5, []), (0.65, 1.0, [])],
+    ids=["tight and apart", "apart", "tight"],
+)
+def test_a_class_that_is_both_tight_and_apart_is_odd(
+    width: float, away: float, odd: list[int]
+) -> None:
+    generator = np.random.default_rng(0)
+    targets = np.repeat(np.arange(5), 80)
+    centres = 1 + 2 * np.eye(5, 12)
+    centres[3, 3] = 1 + 2 * away
+    widths = np.where(targets == 3, width, 1.0)[:, None]
+    noise = 0.3 * widths * generator.normal(0, 1, (400, 12))
+    features = (centres[targets] + noise).astype(np.float32)
+    distances, nearest = select.neighbours(features)
+    says = data_quality.left_out_probabilities(features, targets, nearest, 5)
+    found = data_quality.odd_classes(features, says, targets, distances)
+    assert [each.target for each in found] == odd
+
+
 def test_rare_classes_are_not_suspected() -> None:
     generator = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], [100, 100, 3])
