@@ -12,13 +12,14 @@ from benchmarks import projects
 from benchmarks.arms.data import BACKBONE, Data
 from benchmarks.arms.measured import Measured
 from tasks import files
+from tasks.records import Selection
 
 BEFORE = (f"embed@{BACKBONE}", "select")  # stages that a pipeline runs once, before any training
 PHASES = ("augment", "freeze", "tune", "train", "evaluate")
 
 
 def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
-    """Train with some parameters changed from those of the project.
+    """Train with some parameters changed from those of the project, another backbone perhaps.
 
     CPU seconds are `train.cpu_seconds`: the frozen prefix is computed anew and charged.
     """
@@ -26,6 +27,9 @@ def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
     projects.restore(root)
     projects.change(root, {"seed": seed, **settings})
     projects.forget(root)
+    backbone = settings.get("select.backbone", BACKBONE)
+    if Selection.read(data.project.selection).backbone != backbone:
+        projects.run(root, f"embed@{backbone}", "select")
     projects.run(root, *PHASES)
     projects.wait_for_tracking(root)
     metrics = files.read_json(data.project.reports / "metrics.json")
