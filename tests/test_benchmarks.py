@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import peers, peers_report
+from benchmarks import choice, faults, faults_report, peers, peers_report
 from benchmarks.arms import measured
 from benchmarks.arms.runner import Arm, Run
 from benchmarks.peers_report import Hits, Summary
@@ -82,6 +83,60 @@ def test_logits_are_judged_by_accuracy_and_cross_entropy() -> None:
     assert found["validation_accuracy"] == 0.5
     assert found["validation_loss"] == pytest.approx(-np.log([0.8, 0.4]).mean())
     assert found["test_accuracy"] == 1 and right.all()
+
+
+def test_copies_that_are_missed_or_false_alarms_are_told() -> None:
+    def lines(found: int, alarms: int) -> str:
+        copies = {"found": {"exact": found}, "false_alarms": alarms, "not_without_planting": 0}
+        labels = {"planted": 10, "among_the_first": 8, "columns": ["camera"]}
+        untouched = {"left_out": [], "odd_classes": [], "label_errors": 0}
+        value = {"examples": 100, "untouched": untouched, "copies": [copies], "labels": [labels]}
+        value |= {"corrupted": {"noise": [{"broken": "a", "odd": ["a"]}]}}
+        return "\n".join(faults_report.lines({"some": value}))
+
+    assert "missed" not in lines(5, 2)
+    assert "4 of 5 | 2 of 100 (2.00%) | **missed**" in lines(4, 2)
+    assert "5 of 5 | 3 of 100 (3.00%) | **missed**" in lines(5, 3)
+
+
+def test_the_interval_of_a_mean_over_draws() -> None:
+    half = 4.3027 * 0.1 / 3**0.5  # Student's quantile with two degrees of freedom
+    expected = pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-4)
+    assert faults_report.mean_interval([0.4, 0.5, 0.6]) == expected
+    assert faults_report.mean_interval([0.8, 0.9, 1.0])[2] == 1
+    assert faults_report.mean_interval([0.5]) == (0.5, 0.0, 1.0)
+
+
+def test_each_part_of_divided_data_has_every_class_and_a_given_test_split_stays() -> None:
+    frame = pd.DataFrame({"label": ["a", "b"] * 40, "split": None})
+    drawn_splits = faults.divided(frame)
+    assert (drawn_splits.groupby(["split", "label"]).size() >= 6).all()
+    assert drawn_splits["split"].value_counts().to_dict() == {
+        "train": 52,
+        "validation": 12,
+        "test": 16,
+    }
+    frame.loc[:19, "split"] = "test"
+    given = faults.divided(frame)["split"]
+    assert (given[:20] == "test").all() and not (given[20:] == "test").any()
+
+
+def test_a_choice_is_charged_what_it_looked_at_and_judged_against_the_best() -> None:
+    def run(name: str, rate: float, cpu: float) -> Run:
+        notes = {"stages": {"train": {"cpu_seconds": cpu}}}
+        record = {"validation_accuracy": rate, "notes": notes}
+        return Run(Arm(name, "thawline"), 0, record, drawn(rate, seeds=1)[0] > 0)
+
+    names = ("mobilenet_v2", "tf_efficientnet_lite0", "resnet18")
+    runs = {n: [run(n, r, 100)] for n, r in zip(names, (0.9, 0.8, 0.5), strict=True)}
+    pick = {"backbone": "tf_efficientnet_lite0", "scores": dict.fromkeys(names, 0.5)}
+    pick |= {"embed_cpu_seconds": 20.0, "select_cpu_seconds": 30.0}
+    found = choice.judged(runs, {prefer: [pick] for prefer in choice.PREFERENCES})
+    assert found["best"] == "mobilenet_v2" and found["cpu_seconds"] == 300
+    [first, _] = found["choices"]
+    assert first["cpu_seconds"] == 150 and first["cost_ratio"] == 0.5
+    assert first["difference"]["high"] < 0
+    assert "**missed** | 150 | 0.50 | **missed**" in "\n".join(choice.table(found))
 
 
 def test_results_say_where_and_when_they_were_measured(tmp_path: Path) -> None:
