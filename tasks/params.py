@@ -160,7 +160,7 @@ class SearchRange(Section):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: list[bool | int | float | str] | None = None
+    choices: list[bool | int | float | str | list[int]] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> SearchRange:
@@ -180,7 +180,18 @@ class TuneParams(Section):
     trials: Annotated[int, Field(ge=0)] = 0
     minutes: Positive | None = None
     fidelity: Literal["head", "short", "full"] = "head"
+    max_megabytes: Positive | None = None
+    max_latency_ms: Positive | None = None
+    max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    storage: str | None = None
     space: dict[str, SearchRange] = {}
+
+    @model_validator(mode="after")
+    def _sees_what_is_lost(self) -> TuneParams:
+        if self.max_drop is not None and self.fidelity != "full":
+            raise ValueError("max_drop is measured after whole trainings: set fidelity to full")
+        return self
 
 
 class HeadParams(Section):

@@ -28,6 +28,7 @@ class Retrained:
     loss: float  # on validation
     accuracy: float
     logits: npt.NDArray[np.float32]  # [n, classes] of the rows `test`
+    drop: float | None = None  # of the backbone's skill, see `Knowledge`, where it was asked for
 
 
 def run(
@@ -37,9 +38,12 @@ def run(
     settings: TrainParams,
     rows: Rows,
     what: str,
+    *,
+    measure_drop: bool = False,
+    alone: bool = True,
 ) -> Retrained:
     """Train by a plan on some rows of a project, with the seed of `params` for all that is drawn;
-    `what` it is, for the progress bar.
+    `what` it is, for the progress bar. `alone`: no other process writes to the cache.
 
     Raises `Diverged` when the loss is no longer finite.
     """
@@ -54,11 +58,15 @@ def run(
     _learn_from(setup, rows)
     setup.init_head()
     state = setup.trainer(None, lambda state: None).fit(setup.data)
-    if settings.average_weights != "none":
+    drop = None
+    if settings.average_weights != "none" or measure_drop:
         from tasks.engine import blend
 
-        setup.model.load_state_dict(blend.run(setup, setup.model_state())[1])
-    setup.cache.close()
+        retained, weights = blend.run(setup, setup.model_state())
+        setup.model.load_state_dict(weights)
+        drop = retained.knowledge.drop if retained.knowledge else 0.0
+    if alone:
+        setup.cache.close()
     best = state.history[state.best_epoch]
     problem = plugins.load(tasks.problems, params.problem)
     exact = resolve(params.device, "float32")
@@ -70,7 +78,7 @@ def run(
 
     size = params.embed.batch_size
     logits = linear_probes.outputs(predict, setup.examples, rows["test"], size, exact, what)
-    return Retrained(best["validation_loss"], best["validation_accuracy"], logits)
+    return Retrained(best["validation_loss"], best["validation_accuracy"], logits, drop)
 
 
 def _learn_from(setup: Setup, rows: Rows) -> None:

@@ -9,22 +9,25 @@ winner's curse), so it is measured again on the other half, beside the values th
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.errors import Diverged
+from tasks import study as studies
+from tasks import workers
+from tasks.errors import Diverged, ThawlineError
 from tasks.params import SearchRange
-from tasks.progress import progress
+from tasks.progress import Advance, progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from filelock import FileLock
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -43,75 +46,147 @@ class Judged:
     right: npt.NDArray[np.bool_]  # on the other half, example by example
 
 
-def run(
-    file: Path,
-    space: dict[str, SearchRange],
-    written: Values,
-    judge: Callable[[str, Values], Judged],
-    *,
-    fidelity: str,
-    trials: int,
-    minutes: float | None,
-    seed: int,
-) -> tuple[list[Values], Values]:
+class Beyond(Exception):
+    """What a trial makes is beyond a limit: its key path, and by how much (above 0)."""
+
+    def __init__(self, limit: str, excess: float) -> None:
+        super().__init__(limit, excess)
+        self.limit, self.excess = limit, excess
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, how far, and who searches."""
+
+    file: Path  # of the study, which is named as it and goes on where it was
+    space: dict[str, SearchRange]
+    written: Values  # of `params.yaml`, the first trial where the space allows them
+    # Of a fidelity and values; raises `Diverged` or `Beyond`. Workers pickle it.
+    judge: Callable[[str, Values], Judged]
+    fidelity: str
+    trials: int
+    minutes: float | None
+    seed: int
+    workers: int = 1  # processes; with several, the order in which trials end changes what is tried
+    threads: int = 1  # of each of several
+    storage: str | None = None  # a database in place of the file, see `tasks.study`
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        return LADDER[: LADDER.index(self.fidelity) + 1]
+
+    def is_late(self, seconds: float) -> bool:
+        return self.minutes is not None and seconds > 60 * self.minutes
+
+
+def run(search: Search) -> tuple[list[Values], Values]:
     """The trials that ended, in order, and what is known of the study.
 
-    `file`: of the study, which goes on where it was. `written`: the values of `params.yaml`, the
-    first trial where the space allows them. A trial: `number`, `values`, `losses` by fidelity,
-    `validation_loss` and `validation_accuracy` of its highest one, whether it was `pruned`, and
+    A trial: `number`, `values`, `losses` by fidelity, `validation_loss` and `validation_accuracy`
+    of its highest one, whether it was `pruned`, the limit that it is `beyond` (or empty), and
     `right` on the other half of validation as a string of 0 and 1.
     """
-    import optuna
+    study, lock = studies.opened(search.file, search.storage)
+    take_up(study, search)
+    with progress("tuning", search.trials) as advance:
+        advance(len(ended(study)))
+        if search.workers == 1:
+            work(search, study, lock, advance)
+        else:
+            _in_parallel(search, study, advance)
+    found = [_told(trial) for trial in ended(study)]
+    return [t for t in found if t["losses"] or t["beyond"]], _about(study, search.ladder)
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    ladder = LADDER[: LADDER.index(fidelity) + 1]
-    study = optuna.create_study(storage=f"sqlite:///{file}", study_name="tune", load_if_exists=True)
-    _go_on(study, written if all(allows(space[p], x) for p, x in written.items()) else {})
+
+def work(search: Search, study: Study, lock: FileLock, advance: Advance) -> None:
+    """Make trials until there are enough, or the time is up; others may do so too."""
+    spent = _clock(study)
+    while True:
+        with lock:
+            started = len(_trials(study, "COMPLETE", "PRUNED", "RUNNING"))
+            if started >= search.trials or (started and search.is_late(spent())):
+                return
+            trial = _asked(study, search, started)
+        _climb(study, trial, search)
+        if search.minutes:
+            study.set_user_attr("seconds", spent())
+        advance(1)
+
+
+def _in_parallel(search: Search, study: Study, advance: Advance) -> None:
+    """Let workers make the trials, and others those that killed workers have left.
+
+    Raises `ThawlineError` when all were killed before they ended a trial.
+    """
+    spent, seen = _clock(study), len(ended(study))
+
+    def watch() -> None:
+        nonlocal seen
+        new = len(ended(study)) - seen
+        seen += new
+        advance(new)
+
+    while seen < search.trials and not (seen and search.is_late(spent())):
+        before, count = seen, min(search.workers, search.trials - seen)
+        workers.run(functools.partial(_worker, search), count, search.threads, watch)
+        watch()
+        if seen == before:
+            raise ThawlineError(
+                f"all {count} tuning workers were killed before one trial ended; fewer of "
+                "tune.workers need less memory"
+            )
+        take_up(study, search)
+
+
+def _worker(search: Search) -> None:
+    work(search, *studies.opened(search.file, search.storage), lambda n=1, **figures: None)
+
+
+def _clock(study: Study) -> Callable[[], float]:
+    """Seconds that the study has taken so far."""
     begun, before = time.monotonic(), float(study.user_attrs.get("seconds", 0.0))
-    with progress("tuning", trials) as advance:
-        advance(len(_ended(study)))
-        while (done := len(_ended(study))) < trials:
-            spent = before + time.monotonic() - begun
-            if minutes is not None and done and spent > 60 * minutes:
-                break
-            # A sampler of its own for each trial, so that a search that was killed goes on alike.
-            study.sampler = optuna.samplers.TPESampler(seed=seed + done, multivariate=True)
-            study.pruner = _pruner(study, ladder)
-            study.optimize(lambda trial: _climb(trial, ladder, space, written, judge), n_trials=1)
-            study.set_user_attr("seconds", before + time.monotonic() - begun)
-            advance(1)
-    found = [_told(trial) for trial in _ended(study)]
-    return [trial for trial in found if trial["losses"]], _about(study, ladder)
+    return lambda: before + time.monotonic() - begun
 
 
-def _climb(
-    trial: Trial,
-    ladder: Sequence[str],
-    space: dict[str, SearchRange],
-    written: Values,
-    judge: Callable[[str, Values], Judged],
-) -> float:
+def _asked(study: Study, search: Search, started: int) -> Trial:
     import optuna
+
+    # A sampler of its own for each trial, so that a search that was killed goes on alike.
+    study.sampler = optuna.samplers.TPESampler(
+        seed=search.seed + started, multivariate=True, constant_liar=search.workers > 1
+    )
+    study.pruner = _pruner(study, search.ladder)
+    return study.ask()
+
+
+def _climb(study: Study, trial: Trial, search: Search) -> None:
+    """Judge a trial at one fidelity after the other, and note how it ended."""
+    from optuna.trial import TrialState
 
     values = {
-        path: _suggest(trial, path, tried, isinstance(written[path], int))
-        for path, tried in space.items()
+        path: _suggest(trial, path, tried, isinstance(search.written[path], int))
+        for path, tried in search.space.items()
     }
     losses: dict[str, float] = {}
-    for step, fidelity in enumerate(ladder, start=1):
+    for step, fidelity in enumerate(search.ladder, start=1):
         try:
-            judged = judge(fidelity, values)
+            judged = search.judge(fidelity, values)
         except Diverged:  # this trial has failed, others go on
-            raise optuna.TrialPruned from None
+            break
+        except Beyond as beyond:  # which the sampler learns from
+            trial.set_constraint(beyond.limit, beyond.excess)
+            break
         losses[fidelity] = round(judged.loss, 6)
-        trial.set_user_attr("losses", losses)
-        trial.set_user_attr("accuracy", round(judged.accuracy, 6))
-        trial.set_user_attr("right", "".join("01"[int(x)] for x in judged.right))
+        right = "".join("01"[int(x)] for x in judged.right)
+        told = {"losses": losses, "accuracy": round(judged.accuracy, 6), "right": right}
+        trial.set_user_attr("judged", told)
+        if fidelity == search.ladder[-1]:
+            study.tell(trial, judged.loss)
+            return
         trial.report(judged.loss, step)
-        if fidelity != ladder[-1] and trial.should_prune():
-            raise optuna.TrialPruned
-    return judged.loss
+        if trial.should_prune():
+            break
+    study.tell(trial, state=TrialState.PRUNED)
 
 
 def _suggest(trial: Trial, path: str, tried: SearchRange, whole: bool) -> Any:
@@ -133,28 +208,35 @@ def allows(tried: SearchRange, value: Any) -> bool:
     return tried.low <= value <= tried.high
 
 
-def _go_on(study: Study, written: Values) -> None:
-    """Begin with the written values; take up again the trial that a kill has ended."""
+def take_up(study: Study, search: Search) -> None:
+    """Begin with the written values; try again what kills have broken off. Nobody may be at work.
+
+    A trial that had not drawn all its values yet is drawn again, as it was.
+    """
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    for trial in _trials(study, "RUNNING"):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-    if not study.trials and written:
-        study.enqueue_trial(written)
+        if len(trial.params) == len(search.space):
+            study.enqueue_trial(trial.params)
+    allowed = all(allows(search.space[p], x) for p, x in search.written.items())
+    if allowed and not _trials(study, "COMPLETE", "PRUNED", "WAITING"):
+        study.enqueue_trial(search.written)
 
 
-def _ended(study: Study) -> list[FrozenTrial]:
-    from optuna.trial import TrialState
+def ended(study: Study) -> list[FrozenTrial]:
+    return _trials(study, "COMPLETE", "PRUNED")
 
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+def _trials(study: Study, *states: str) -> list[FrozenTrial]:
+    return [t for t in study.get_trials(deepcopy=False) if t.state.name in states]
 
 
 def _pruner(study: Study, ladder: Sequence[str]) -> Any:
     """Hyperband over the rungs of the ladder, or none where they disagree."""
     import optuna
 
-    found = agreement(_ended(study), ladder)
+    found = agreement(ended(study), ladder)
     disagree = found is not None and found < LEAST_AGREEMENT
     if len(ladder) == 1 or disagree:
         return optuna.pruners.NopPruner()
@@ -168,7 +250,7 @@ def agreement(trials: Sequence[FrozenTrial], ladder: Sequence[str]) -> float | N
     too few have both, or nothing differs."""
     from scipy.stats import spearmanr
 
-    both = [t.user_attrs.get("losses", {}) for t in trials]
+    both = [_told(trial)["losses"] for trial in trials]
     pairs = [(x[ladder[0]], x[ladder[-1]]) for x in both if ladder[-1] in x]
     if len(ladder) == 1 or len(pairs) < LEAST_PAIRS:
         return None
@@ -177,17 +259,17 @@ def agreement(trials: Sequence[FrozenTrial], ladder: Sequence[str]) -> float | N
 
 
 def _told(trial: FrozenTrial) -> Values:
-    from optuna.trial import TrialState
-
-    losses = trial.user_attrs.get("losses", {})
+    told = trial.user_attrs.get("judged", {})
+    losses = told.get("losses", {})
     return {
         "number": trial.number,
         "values": trial.params,
         "losses": losses,
         "validation_loss": list(losses.values())[-1] if losses else None,
-        "validation_accuracy": trial.user_attrs.get("accuracy"),
-        "pruned": trial.state == TrialState.PRUNED,
-        "right": trial.user_attrs.get("right", ""),
+        "validation_accuracy": told.get("accuracy"),
+        "pruned": trial.state.name == "PRUNED",
+        "beyond": next(iter(trial.constraints), ""),
+        "right": told.get("right", ""),
     }
 
 
@@ -196,8 +278,8 @@ def _about(study: Study, ladder: Sequence[str]) -> Values:
     each parameter in the spread of the losses (`importances`)."""
     import optuna
 
-    complete = [t for t in _ended(study) if t.value is not None]
-    found = agreement(_ended(study), ladder)
+    complete = [t for t in ended(study) if t.value is not None]
+    found = agreement(ended(study), ladder)
     importances: dict[str, float] = {}
     if len(complete) >= LEAST_PAIRS and len({t.value for t in complete}) > 1:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

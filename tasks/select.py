@@ -19,7 +19,7 @@ import pandas as pd
 from tasks import latency, plugins, problems, ranking, ridge
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
-from tasks.params import Params
+from tasks.params import HeadParams, Params
 from tasks.progress import progress
 from tasks.records import Candidate, DataSummary, Embedding, Project, Selection, ViewPolicy
 
@@ -88,8 +88,11 @@ def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
     return ""
 
 
-def milliseconds(project: Project, params: Params, backbone: str) -> float:
-    """The median time of one image in float32, on the device and with the threads of `params`."""
+def milliseconds(
+    project: Project, params: Params, backbone: str, head: HeadParams | None = None
+) -> float:
+    """The median time of one image in float32, on the device and with the threads of `params`;
+    `head`: a new one in place of the backbone's own."""
     from tasks.engine.device import resolve
 
     problem = plugins.load(problems, params.problem)
@@ -97,7 +100,11 @@ def milliseconds(project: Project, params: Params, backbone: str) -> float:
     loaded = problem.backbone(backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "plain.json")
     one = problem.examples(project, policy, loaded).batch(np.zeros(1, np.int64), 0)
-    model, inputs = loaded.model.to(compute.device).eval(), compute.send(one)
+    model = loaded.model
+    if head is not None:
+        classes = len(DataSummary.read(project.summary).classes)
+        model, _ = problem.build(backbone, classes, head)
+    model, inputs = model.to(compute.device).eval(), compute.send(one)
     # To the CPU: a GPU is asked to have finished.
     return latency.milliseconds(lambda: compute.forward(model, inputs).cpu())
 

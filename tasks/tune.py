@@ -7,31 +7,23 @@ did not see.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
-from tasks import embed, evidence, files, metrics, retrain, search
+from tasks import evidence, files, metrics, search, versions
 from tasks.errors import ThawlineError
+from tasks.fidelities import Halves, Ladder
 from tasks.freeze import epochs_of
-from tasks.metrics import Bootstrap, Comparison, Ints
-from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams, get
+from tasks.metrics import Bootstrap, Comparison
+from tasks.params import NEVER_CHANGES_A_RESULT, Params, get
 from tasks.params import replace as replace_params
-from tasks.records import DataSummary, Phase, Project, Selection, ThawPlan, Tuning
-from tasks.search import Judged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tasks.engine.state import PhaseData
+from tasks.records import Project, ThawPlan, Tuning
+from tasks.search import Search
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
-SHORT = 0.1  # of the epochs: the fidelity `short`
 
 
 def run(project: Project, params: Params) -> None:
@@ -89,56 +81,32 @@ def _searched(project: Project, params: Params) -> tuple[list[dict[str, Any]], d
     """The trials of the study, which is kept in scratch under all that determines it."""
     options = params.tune
     halves = Halves.of(project, params)
-    ladder = _Ladder(project, params, halves)
+    ladder = Ladder(project, params, halves)
+    threads = max(1, params.threads // options.workers)
     key = {
-        "space": {path: tried.model_dump() for path, tried in options.space.items()},
+        "tune": options.model_dump(exclude={"trials", "minutes", "workers", "storage"}),
         "train": _train(params),
         "inputs": [files.sha256_file(path) for path in (project.manifest, project.thaw_plan)],
         "policy": files.sha256_file(project.augment / "policy.json"),
-        "fidelity": options.fidelity,
         "seed": params.seed,
-        "threads": params.threads,
+        "threads": threads,
+        "version": versions.VERSIONS["tune"],
     }
     return search.run(
-        project.scratch / "tune" / f"{files.sha256_json(key)[:24]}.db",
-        options.space,
-        {path: get(params, path) for path in options.space},
-        ladder.judge,
-        fidelity=options.fidelity,
-        trials=options.trials,
-        minutes=options.minutes,
-        seed=params.seed,
-    )
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Manifest rows: training, and validation in a half for the search and one to confirm it."""
-
-    train: Ints
-    search: Ints
-    confirm: Ints
-    targets: Ints  # of the whole manifest
-    groups: Any
-
-    @classmethod
-    def of(cls, project: Project, params: Params) -> Halves:
-        """Groups stay together. Raises `ThawlineError` where there is too little to halve."""
-        manifest = pd.read_parquet(project.manifest, columns=["split", "target", "group"])
-        splits, groups = manifest["split"].to_numpy(), manifest["group"].to_numpy()
-        validation = np.flatnonzero(splits == "validation")
-        names = np.unique(groups[validation])
-        if len(names) < 2:
-            raise ThawlineError("tuning needs at least two validation examples; add some")
-        drawn = np.random.default_rng(params.seed).permutation(len(names))
-        first = np.isin(groups[validation], names[drawn[: len(names) // 2]])
-        return cls(
-            np.flatnonzero(splits == "train"),
-            validation[~first],
-            validation[first],
-            manifest["target"].to_numpy(np.int64),
-            groups,
+        Search(
+            project.scratch / "tune" / f"{files.sha256_json(key)[:24]}.journal",
+            options.space,
+            {path: get(params, path) for path in options.space},
+            ladder.judge,
+            fidelity=options.fidelity,
+            trials=options.trials,
+            minutes=options.minutes,
+            seed=params.seed,
+            workers=options.workers,
+            threads=threads,
+            storage=options.storage,
         )
+    )
 
 
 def _confirmed(
@@ -146,9 +114,7 @@ def _confirmed(
 ) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """The values to train with, why, and how the best trial does on the half of validation that the
     search did not see, beside the written values: `examples` and a `Comparison`."""
-    highest = max(len(trial["losses"]) for trial in trials)
-    ended = [t for t in trials if len(t["losses"]) == highest and not t["pruned"]] or trials
-    best = min(ended, key=lambda trial: (trial["validation_loss"], trial["number"]))
+    best, written = _best(trials), {p: get(params, p) for p in params.tune.space}
     shown = ", ".join(
         f"{k.removeprefix('train.')} {v:.3g}" if isinstance(v, float) else f"{k[6:]} {v}"
         for k, v in best["values"].items()
@@ -157,18 +123,39 @@ def _confirmed(
         f"trial {best['number']} of {len(trials)} has the lowest validation loss "
         f"({best['validation_loss']:.4f}): {shown}"
     )
-    written = trials[0]
-    if written is best or written["values"] != {p: get(params, p) for p in params.tune.space}:
+    if beyond := sum(bool(trial["beyond"]) for trial in trials):
+        why = f"{why}; {beyond} trials were beyond a limit"
+    if params.tune.workers > 1:
+        why = f"{why}; {params.tune.workers} workers, so another search may try other values"
+    theirs = next((t for t in trials if t["values"] == written and not t["beyond"]), best)
+    if theirs is best:
         return best["values"], why, {}
     halves = Halves.of(project, params)
-    judged = _compared(best["right"], written["right"], halves.groups[halves.confirm], params)
+    judged = _compared(best["right"], theirs["right"], halves.groups[halves.confirm], params)
     told = evidence.plain({"examples": len(halves.confirm), **asdict(judged)})
     where = f"on {len(halves.confirm)} validation examples that the search did not see"
     gap = f"{100 * judged.difference.value:+.1f} points"
     if judged.difference.value < 0:
         why = f"{why}; but {where} it does worse than the written values ({gap}), which stay"
-        return {p: get(params, p) for p in params.tune.space}, why, told
+        return written, why, told
     return best["values"], f"{why}; {where}: {gap}, {judged.verdict}", told
+
+
+def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The trial of the lowest loss at the highest fidelity, within all limits.
+
+    Raises `ThawlineError` where none is within.
+    """
+    within = [trial for trial in trials if not trial["beyond"]]
+    if not within:
+        limits = ", ".join(sorted({trial["beyond"] for trial in trials}))
+        raise ThawlineError(
+            f"none of {len(trials)} tuning trials is within {limits}; raise a limit, or let "
+            "tune.space reach values that keep it"
+        )
+    highest = max(len(trial["losses"]) for trial in within)
+    ended = [t for t in within if len(t["losses"]) == highest and not t["pruned"]] or within
+    return min(ended, key=lambda trial: (trial["validation_loss"], trial["number"]))
 
 
 def _compared(best: str, written: str, groups: Any, params: Params) -> Comparison:
@@ -179,99 +166,3 @@ def _compared(best: str, written: str, groups: Any, params: Params) -> Compariso
         metrics.group_index(groups), options.bootstrap, options.confidence, params.seed
     )
     return metrics.compare(np.ones_like(ours), ours, theirs, resamples)
-
-
-class _Ladder:
-    """What a trial does at each fidelity."""
-
-    def __init__(self, project: Project, params: Params, halves: Halves) -> None:
-        self.project, self.params, self.halves = project, params, halves
-        self.features = _Features.of(project, halves)
-        self.plan = ThawPlan.read(project.thaw_plan)
-
-    def judge(self, fidelity: str, values: dict[str, Any]) -> Judged:
-        """Raises `Diverged` when the training's loss is no longer finite."""
-        params = replace_params(self.params, values)
-        if fidelity == "head":
-            return self.features.judge(params)
-        settings, plan = params.train, self.plan
-        if fidelity == "short":
-            plan = replace(plan, phases=[replace(p, epochs=p.epochs and 1) for p in plan.phases])
-            epochs = max(math.ceil(SHORT * settings.epochs), len(plan.phases))
-            settings = settings.model_copy(update={"epochs": epochs})
-        rows = {
-            "train": self.halves.train,
-            "validation": self.halves.search,
-            "test": self.halves.confirm,
-        }
-        what = "validation that the search does not see"
-        found = retrain.run(self.project, params, plan, settings, rows, what)
-        right = found.logits.argmax(1) == self.halves.targets[self.halves.confirm]
-        return Judged(found.loss, found.accuracy, right)
-
-
-@dataclass(frozen=True)
-class _Features:
-    """The cached features that a head alone is trained on."""
-
-    data: PhaseData  # validation: the half for the search
-    confirm: Tensor  # [n, d]
-    targets: Tensor  # of those [n]
-    classes: int
-
-    @classmethod
-    def of(cls, project: Project, halves: Halves) -> _Features:
-        import torch
-
-        from tasks.engine.device import resolve
-        from tasks.engine.feeds import Kept
-        from tasks.engine.state import PhaseData
-
-        kept, rows = embed.deepest(project, Selection.read(project.selection).backbone)
-        features = torch.from_numpy(np.array(kept))
-        scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        place = pd.Series(np.arange(len(rows)), index=rows)
-        compute = resolve("cpu", "float32")
-
-        def part(chosen: Ints) -> tuple[Tensor, Tensor]:
-            return scaled[place[chosen].to_numpy()], torch.from_numpy(halves.targets[chosen])
-
-        (train, targets), (inside, known), (confirm, other) = map(
-            part, (halves.train, halves.search, halves.confirm)
-        )
-        data = PhaseData(Kept([train], compute), targets, Kept([inside], compute), known)
-        return cls(data, confirm, other, len(DataSummary.read(project.summary).classes))
-
-    def judge(self, params: Params) -> Judged:
-        """A head of its own for a trial, by the one training loop."""
-        import torch
-        from torch import nn
-        from torch.nn import functional
-
-        from tasks.engine import heads
-        from tasks.engine.device import resolve
-        from tasks.engine.loop import Trainer
-        from tasks.engine.network import Network
-
-        settings: TrainParams = params.train
-        torch.manual_seed(params.seed)
-        width = self.confirm.shape[1]
-        head = nn.Sequential(*heads.layers(width, self.classes, settings.head))
-        trainer = Trainer(
-            Network(["head"], [head]),
-            [Phase("head", None, {"head": 1.0})],
-            settings,
-            seed=params.seed,
-            compute=resolve("cpu", "float32"),
-            frozen_norms=False,
-            folder=None,
-        )
-        trainer.fit(lambda _: self.data)
-        known = self.data.validation_targets
-        with torch.no_grad():
-            (inputs,) = self.data.validation.batches([np.arange(len(known))], 0)
-            logits, confirmed = head(inputs), head(self.confirm)
-        loss = functional.cross_entropy(logits, known).item()  # without smoothing
-        accuracy = (logits.argmax(1) == known).float().mean().item()
-        right: npt.NDArray[np.bool_] = (confirmed.argmax(1) == self.targets).numpy()
-        return Judged(loss, accuracy, right)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a packaged model does without pydantic
 
 _SCALES = np.logspace(-1, 1.5, 26)
 _PIECE = 1024  # examples at once, where features become doubles
+_LEAST_SMOOTHING = 0.05
 _LEAST_FACTOR = 0.01  # of a kept head: one that misleads is not turned round
 
 
@@ -85,10 +86,10 @@ def solve(
     the only classes it knew would drown every other; new classes' scores are scaled and shifted.
     """
     solution = ridge.fit(features.numpy(), targets.numpy(), classes)
-    left_out = torch.from_numpy(solution.left_out)
-    weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias)
-    smoothing = max(label_smoothing, 0.05)
     if kept is not None:
+        left_out = torch.from_numpy(solution.left_out)
+        weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias)
+        smoothing = max(label_smoothing, _LEAST_SMOOTHING)
         known = kept.weight.T.double()
         logits = torch.cat([part.double() @ known for part in torch.split(features, _PIECE)])
         logits += kept.bias.double()
@@ -96,11 +97,21 @@ def solve(
         weight, bias = (scale * weight).float(), (scale * bias + shift).float()
         weight[kept.targets], bias[kept.targets] = factor * kept.weight, factor * kept.bias
         return weight, bias
+    return scaled(solution, targets, label_smoothing)
+
+
+def scaled(solution: ridge.Ridge, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias of logits, as `solve` makes them of ridge scores."""
+    left_out, smoothing = (
+        torch.from_numpy(solution.left_out),
+        max(label_smoothing, _LEAST_SMOOTHING),
+    )
     losses = [
         functional.cross_entropy(scale * left_out, targets, label_smoothing=smoothing).item()
         for scale in _SCALES
     ]
     best = float(_SCALES[int(np.argmin(losses))])
+    weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias)
     return (best * weight).float(), (best * bias).float()
 
 

@@ -84,7 +84,7 @@ class Objective:
         if self.params.mix == "none":
             return inputs, targets, before
         alpha = torch.tensor(self.params.mix_alpha)
-        share = float(torch.distributions.Beta(alpha, alpha).sample())
+        share = float(torch.distributions.Beta(alpha, alpha, validate_args=False).sample())
         order = torch.randperm(len(targets))
 
         def blended(values: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ class PhaseRun:
         self.batch = min(self.params.batch_size, self.examples)
         self.micro_batch = min(self.params.micro_batch or self.batch, self.batch)
         self.objective = Objective(self.params, data.train_targets.bincount())
-        self.steps_an_epoch = self.examples // self.batch
+        whole = self.examples // self.batch
+        self.steps_an_epoch = min(whole, data.steps or whole)
         self.epochs = trainer.epochs_of(index)
         decay = self.params.weight_decay
         self.optimizer = optimizer.adamw(self.network, self.phase, self.rate, decay, self.compute)

@@ -28,6 +28,7 @@ class PhaseData:
     validation: Feed
     validation_targets: Tensor
     old: OldPredictions | None = None  # where training is to keep close to them
+    steps: int | None = None  # an epoch, at most; None: as many as its examples make
 
 
 @dataclass

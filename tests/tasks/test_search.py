@@ -12,7 +12,7 @@ import pytest
 from tasks import search
 from tasks.errors import Diverged
 from tasks.params import SearchRange
-from tasks.search import Judged
+from tasks.search import Judged, Search
 
 SPACE = {
     "train.x": SearchRange(low=0.001, high=1, log=True),
@@ -34,11 +34,11 @@ def run(
     file: Path, judge: Judge = valley, written: dict[str, Any] = WRITTEN, **changes: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     wanted = {"fidelity": "head", "trials": 30, "minutes": None, "seed": 0, **changes}
-    return search.run(file, SPACE, written, judge, **wanted)
+    return search.run(Search(file, SPACE, written, judge, **wanted))
 
 
 def test_the_written_values_come_first_and_better_ones_are_found(tmp_path: Path) -> None:
-    trials, study = run(tmp_path / "study.db")
+    trials, study = run(tmp_path / "study.journal")
     assert len(trials) == 30 and trials[0]["values"] == WRITTEN
     best = min(trials, key=lambda trial: trial["validation_loss"])
     assert best["validation_loss"] < 2.6 < trials[0]["validation_loss"]
@@ -49,12 +49,12 @@ def test_the_written_values_come_first_and_better_ones_are_found(tmp_path: Path)
 
 
 def test_values_outside_the_space_are_no_trial(tmp_path: Path) -> None:
-    trials, _ = run(tmp_path / "study.db", written={**WRITTEN, "train.x": 5.0}, trials=3)
+    trials, _ = run(tmp_path / "study.journal", written={**WRITTEN, "train.x": 5.0}, trials=3)
     assert all(trial["values"]["train.x"] <= 1 for trial in trials)
 
 
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    whole, _ = run(tmp_path / "whole.db", trials=12)
+    whole, _ = run(tmp_path / "whole.journal", trials=12)
     asked = []
 
     def killed(fidelity: str, values: dict[str, Any]) -> Judged:
@@ -64,11 +64,11 @@ def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
         return valley(fidelity, values)
 
     with pytest.raises(SystemExit):
-        run(tmp_path / "study.db", killed, trials=12)
-    trials, _ = run(tmp_path / "study.db", killed, trials=12)
+        run(tmp_path / "study.journal", killed, trials=12)
+    trials, _ = run(tmp_path / "study.journal", killed, trials=12)
     assert len(asked) == 13  # the seventh once more
     assert [t["values"] for t in trials] == [t["values"] for t in whole]
-    again, _ = run(tmp_path / "study.db", killed, trials=12)
+    again, _ = run(tmp_path / "study.journal", killed, trials=12)
     assert again == trials and len(asked) == 13
 
 
@@ -79,7 +79,7 @@ def test_trials_that_fall_behind_are_ended_early(tmp_path: Path) -> None:
         seen.append(fidelity)
         return valley(fidelity, values)
 
-    trials, study = run(tmp_path / "study.db", counted, fidelity="full")
+    trials, study = run(tmp_path / "study.journal", counted, fidelity="full")
     assert seen.count("head") == 30 > seen.count("full") >= search.LEAST_PAIRS
     assert any(trial["pruned"] for trial in trials)
     assert study["agreement"] > 0.9 and study["pruning"]
@@ -91,7 +91,7 @@ def test_nothing_is_ended_early_where_fidelities_disagree(tmp_path: Path) -> Non
         found = valley(fidelity, values)
         return found if fidelity == "full" else Judged(-found.loss, found.accuracy, found.right)
 
-    trials, study = run(tmp_path / "study.db", contrary, fidelity="full")
+    trials, study = run(tmp_path / "study.journal", contrary, fidelity="full")
     assert study["agreement"] < 0 and not study["pruning"]
     assert not any(trial["pruned"] for trial in trials[-10:])
 
@@ -102,11 +102,11 @@ def test_a_trial_that_diverges_is_left_out(tmp_path: Path) -> None:
             raise Diverged("the loss became nan")
         return valley(fidelity, values)
 
-    trials, _ = run(tmp_path / "study.db", diverging, trials=15)
+    trials, _ = run(tmp_path / "study.journal", diverging, trials=15)
     assert 0 < len(trials) < 15
     assert all(trial["values"]["train.kind"] == "plain" for trial in trials)
 
 
 def test_minutes_end_a_search(tmp_path: Path) -> None:
-    trials, _ = run(tmp_path / "study.db", minutes=1e-9)
+    trials, _ = run(tmp_path / "study.journal", minutes=1e-9)
     assert len(trials) == 1

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import augment, embed, freeze, search, select, train, tune
+from tasks import augment, embed, fidelities, freeze, search, select, train, tune
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project, Tuning
@@ -68,7 +68,7 @@ def test_the_search_sees_one_half_of_validation_and_groups_stay_together(
     project: Project,
 ) -> None:
     manifest = pd.read_parquet(project.manifest)
-    halves = tune.Halves.of(project, settings())
+    halves = fidelities.Halves.of(project, settings())
     validation = set(np.flatnonzero(manifest["split"] == "validation"))
     assert set(halves.search) | set(halves.confirm) == validation
     assert not set(halves.search) & set(halves.confirm)
@@ -76,7 +76,7 @@ def test_the_search_sees_one_half_of_validation_and_groups_stay_together(
     grouped = manifest.assign(group=[f"{i // 4}" for i in range(len(manifest))])
     grouped.to_parquet(project.manifest)
     try:
-        halves = tune.Halves.of(project, settings())
+        halves = fidelities.Halves.of(project, settings())
     finally:
         manifest.to_parquet(project.manifest)
     groups = [set(grouped["group"].iloc[part]) for part in (halves.search, halves.confirm)]
@@ -96,7 +96,7 @@ def test_the_best_of_many_has_to_do_as_well_where_the_search_did_not_look(
         right[0] = better != own
         return search.Judged(1.0 if own else 0.5, 0.9, right)
 
-    monkeypatch.setattr(tune._Ladder, "judge", lucky)
+    monkeypatch.setattr(fidelities.Ladder, "judge", lucky)
     tune.run(project, params.model_copy(update={"seed": 5 + better}))
     found = Tuning.read(project.tuning)
     assert found.study["confirmed"]["examples"] == 6
