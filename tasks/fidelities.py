@@ -1,4 +1,4 @@
-"""What a trial of the search does at each fidelity: a head on cached features, or real trainings."""
+"""What a trial does at each fidelity: a head on cached features, or a training of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHORT = 0.1  # of the epochs: the fidelity `short`
-HEAD_STEPS = 50  # that a head takes at most where it starts in closed form, near its end already
+HEAD_STEPS = 40  # that a head takes at most where it starts in closed form, near its end already
 
 
 @dataclass(frozen=True)
@@ -148,20 +148,19 @@ class Features:
         kept, rows = embed.deepest(project, Selection.read(project.selection).backbone)
         features = torch.from_numpy(np.array(kept))
         scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        place = pd.Series(np.arange(len(rows)), index=rows)
+        place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
         compute = resolve("cpu", "float32")
 
         def part(chosen: Ints) -> tuple[Tensor, Tensor]:
-            return scaled[place[chosen].to_numpy()], torch.from_numpy(halves.targets[chosen])
+            return scaled[[place[row] for row in chosen.tolist()]], torch.tensor(halves.targets[chosen])
 
         (train, targets), (inside, known), (confirm, other) = map(
             part, (halves.train, halves.search, halves.confirm)
         )
         data = PhaseData(Kept([train], compute), targets, Kept([inside], compute), known)
         classes = len(DataSummary.read(project.summary).classes)
-        return cls(
-            data, confirm, other, classes, ridge.fit(train.numpy(), targets.numpy(), classes)
-        )
+        solution = ridge.fit(train.numpy(), targets.numpy(), classes)
+        return cls(data, confirm, other, classes, solution)
 
     def judge(self, params: Params) -> Judged:
         """A head of its own for a trial, by the one training loop, from where training begins.

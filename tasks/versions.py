@@ -22,7 +22,7 @@ VERSIONS = {
     "select": 5,
     "inspect": 2,
     "freeze": 5,
-    "tune": 6,
+    "tune": 7,
     "train": 5,
     "repeat": 1,
     "evaluate": 5,

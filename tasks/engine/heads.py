@@ -102,10 +102,8 @@ def solve(
 
 def scaled(solution: ridge.Ridge, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """Weight and bias of logits, as `solve` makes them of ridge scores."""
-    left_out, smoothing = (
-        torch.from_numpy(solution.left_out),
-        max(label_smoothing, _LEAST_SMOOTHING),
-    )
+    left_out = torch.from_numpy(solution.left_out)
+    smoothing = max(label_smoothing, _LEAST_SMOOTHING)
     losses = [
         functional.cross_entropy(scale * left_out, targets, label_smoothing=smoothing).item()
         for scale in _SCALES
