@@ -148,11 +148,13 @@ class Features:
         kept, rows = embed.deepest(project, Selection.read(project.selection).backbone)
         features = torch.from_numpy(np.array(kept))
         scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
+        place = pd.Series(np.arange(len(rows)), index=rows)
         compute = resolve("cpu", "float32")
 
         def part(chosen: Ints) -> tuple[Tensor, Tensor]:
-            return scaled[[place[row] for row in chosen.tolist()]], torch.tensor(halves.targets[chosen])
+            return scaled[place[chosen].to_numpy(copy=True)], torch.from_numpy(
+                halves.targets[chosen]
+            )
 
         (train, targets), (inside, known), (confirm, other) = map(
             part, (halves.train, halves.search, halves.confirm)

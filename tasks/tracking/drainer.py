@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Sent:
     inode: int  # of the spool; another one means that it was rewritten
     offset: int  # bytes
     ended: bool
+    below: bool = False  # whether it has the runs below this one too
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,15 @@ def _send(client: MlflowClient, project: Project, path: Path) -> int:
 
     name = store.store_name(project.root)
     state = _begin(client, project, path, name)
+    if not state.below:
+        runs.create_children(client, state.run_id, spool.read_header(path))
+        state = replace(state, below=True)
+        _note(path, name, state)
     count = 0
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_ino != state.inode:
-            state = Sent(state.run_id, os.fstat(file.fileno()).st_ino, 0, False)
+            inode = os.fstat(file.fileno()).st_ino
+            state = replace(state, inode=inode, offset=0, ended=False)
         file.seek(state.offset)
         if state.offset == 0:
             file.readline()  # the header
@@ -196,7 +202,7 @@ def _send(client: MlflowClient, project: Project, path: Path) -> int:
                 client.set_terminated(state.run_id, end["end"], end["timestamp_ms"])
             elif not points:
                 break
-            state = Sent(state.run_id, state.inode, offset, end is not None)
+            state = replace(state, offset=offset, ended=end is not None)
             _note(path, name, state)
     return count
 

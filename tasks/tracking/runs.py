@@ -16,14 +16,15 @@ from pydantic import BaseModel
 from tasks import params as parameters
 from tasks import params_file
 from tasks.errors import ParamsError
-from tasks.records import DataSummary, Project
-from tasks.tracking.spool import Header
+from tasks.records import DataSummary, Project, Tuning
+from tasks.tracking.spool import Child, Header
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 RUN_KEY = "thawline.run_key"
+PARENT = "mlflow.parentRunId"
 RESTORED = "thawline.restored"
 COMMIT, DIRTY, DVC = "mlflow.source.git.commit", "thawline.git_dirty", "dvc."  # the last: a prefix
 FLOW_RUN_ID = "THAWLINE_FLOW_RUN_ID"  # environment variable: the Prefect flow run around us
@@ -44,6 +45,7 @@ def header(
         params=flat_params(params),
         tags={**lineage(project.root), **(tags or {})},
         dataset=_dataset(project, params),
+        children=trials(Tuning.read(project.tuning)) if project.tuning.is_file() else [],
     )
 
 
@@ -56,7 +58,7 @@ def flat_params(params: parameters.Params) -> dict[str, str]:
     for path in parameters.key_paths(parameters.Params):
         value = parameters.get(params, path)
         if not isinstance(value, BaseModel):
-            flat[path] = _short(value if isinstance(value, str) else _json(value))
+            flat[path] = _short(_text(value))
     return flat
 
 
@@ -175,6 +177,54 @@ def create(client: MlflowClient, experiment: str, run_key: str, header: Header) 
     return run
 
 
+def create_children(client: MlflowClient, run_id: str, header: Header) -> None:
+    """Create the runs below a run that its store lacks; safe to repeat after a kill in the middle.
+
+    What is known of one goes over in one batch; of runs themselves, MLflow takes no batches.
+    """
+    from mlflow.entities import Metric, Param
+
+    experiment, when = client.get_run(run_id).info.experiment_id, header.created_ms
+    there = {run.info.run_name: run for run in _below(client, experiment, run_id)}
+    for child in header.children:
+        run = there.get(child["name"]) or client.create_run(
+            experiment, when, named({**child["tags"], PARENT: run_id}), child["name"]
+        )
+        if run.info.status == "RUNNING":
+            client.log_batch(
+                run.info.run_id,
+                metrics=[Metric(key, value, when, 0) for key, value in child["metrics"].items()],
+                params=[Param(key, value) for key, value in named(child["params"]).items()],
+            )
+            client.set_terminated(run.info.run_id, child["status"], when)
+
+
+def _below(client: MlflowClient, experiment: str, run_id: str) -> list[Run]:
+    found, token = [], None
+    while True:
+        page = client.search_runs(
+            [experiment], f"tags.`{PARENT}` = '{run_id}'", max_results=1000, page_token=token
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def trials(tuning: Tuning) -> list[Child]:
+    """The trials of a search, as runs below that of the training."""
+    return [
+        Child(
+            name=f"trial {trial['number']}",
+            params={key: _short(_text(value)) for key, value in trial["values"].items()},
+            metrics={f"validation_loss.{at}": loss for at, loss in trial["losses"].items()},
+            tags={"thawline.beyond": trial["beyond"]} if trial["beyond"] else {},
+            status="KILLED" if trial["pruned"] else "FINISHED",
+        )
+        for trial in (tuning.trials if tuning.study else [])
+    ]
+
+
 def describe(client: MlflowClient, run_id: str, header: Header) -> None:
     """Log a header's parameters and data set; logging them again changes nothing."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
@@ -207,6 +257,10 @@ def _json(value: Any) -> str:
         return inner.model_dump(by_alias=True, exclude_defaults=True)  # as the user wrote it
 
     return json.dumps(value, ensure_ascii=False, default=section)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)
 
 
 def _short(text: str) -> str:

@@ -34,6 +34,16 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Child(TypedDict):
+    """A run below another one: what it was, and how it ended."""
+
+    name: str  # other than that of all its siblings
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    status: str  # as MLflow names it
+
+
 @dataclass(frozen=True)
 class Header:
     """What is known of a run before its first step."""
@@ -43,6 +53,7 @@ class Header:
     params: dict[str, str]
     tags: dict[str, str]
     dataset: dict[str, str] | None = None  # name, digest, source
+    children: list[Child] = field(default_factory=list)  # runs below it, which have ended already
     created_ms: int = field(default_factory=now_ms)
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tasks import search
-from tasks.errors import Diverged
+from tasks.errors import Diverged, ThawlineError
 from tasks.params import SearchRange
-from tasks.search import Judged, Search
+from tasks.search import Beyond, Judged, Search
 
 SPACE = {
     "train.x": SearchRange(low=0.001, high=1, log=True),
@@ -110,3 +118,117 @@ def test_a_trial_that_diverges_is_left_out(tmp_path: Path) -> None:
 def test_minutes_end_a_search(tmp_path: Path) -> None:
     trials, _ = run(tmp_path / "study.journal", minutes=1e-9)
     assert len(trials) == 1
+
+
+def limited(fidelity: str, values: dict[str, Any]) -> Judged:
+    """As `valley`, but n may be 4 at most, where the valley is still high."""
+    if values["train.n"] > 4:
+        raise Beyond("tune.max_megabytes", values["train.n"] - 4)
+    return valley(fidelity, values)
+
+
+def test_a_limit_steers_the_search_away_from_what_is_beyond_it(tmp_path: Path) -> None:
+    trials, _ = run(tmp_path / "study.journal", limited, trials=40)
+    beyond = [bool(trial["beyond"]) for trial in trials]
+    assert beyond == [trial["values"]["train.n"] > 4 for trial in trials]
+    assert {trial["beyond"] for trial in trials} == {"", "tune.max_megabytes"}
+    free, _ = run(tmp_path / "free.journal", trials=40)
+    late = sum(trial["values"]["train.n"] > 4 for trial in free[20:])
+    assert sum(beyond[20:]) < late / 2
+    best = min(trials, key=lambda trial: trial["validation_loss"] or 9)
+    assert best["values"]["train.n"] == 4
+
+
+def slow(fidelity: str, values: dict[str, Any]) -> Judged:
+    time.sleep(0.3)
+    return valley(fidelity, values)
+
+
+def suicidal(fidelity: str, values: dict[str, Any]) -> Judged:
+    """Kills its process in the very first trial; the mark of that lies in the working folder."""
+    with contextlib.suppress(FileExistsError):
+        Path("killed").touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slow(fidelity, values)
+
+
+def mistaken(fidelity: str, values: dict[str, Any]) -> Judged:
+    if values["train.kind"] == "odd":
+        raise ThawlineError("the disk is full")
+    return slow(fidelity, values)
+
+
+def dying(fidelity: str, values: dict[str, Any]) -> Judged:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("database", [False, True])
+def test_several_workers_share_a_study_and_take_up_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = "sqlite:///study.db" if database else None
+    trials, _ = run(
+        tmp_path / "study.journal", suicidal, trials=10, workers=3, threads=1, storage=storage
+    )
+    assert Path("killed").exists() and Path("study.db").exists() is database
+    assert len(trials) == 10
+    assert sum(trial["values"] == WRITTEN for trial in trials) == 1  # the one that was killed
+    assert trials[0]["values"] != WRITTEN
+    assert len({json.dumps(trial["values"]) for trial in trials}) == 10
+    again, _ = run(tmp_path / "study.journal", dying, trials=10, workers=3, storage=storage)
+    assert again == trials
+
+
+def test_what_ends_a_worker_by_itself_ends_the_search_with_its_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ThawlineError, match="the disk is full"):
+        run(tmp_path / "study.journal", mistaken, workers=2)
+    with pytest.raises(ThawlineError, match="all 2 tuning workers were killed before"):
+        run(tmp_path / "other.journal", dying, workers=2)
+
+
+def test_workers_end_with_a_search_that_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    code = "from tests.tasks import test_search as t; from pathlib import Path\n" + (
+        f"if __name__ == '__main__': t.run(Path({str(file)!r}), t.slow, trials=500, workers=2)"
+    )
+    script = tmp_path / "search.py"
+    script.write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+    )
+    while not file.exists() or file.read_bytes().count(b"judged") < 2:
+        assert process.poll() is None
+        time.sleep(0.2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert children and not alive
+    trials, _ = run(file, trials=8)  # one process goes on with what they have left
+    assert len(trials) >= 8
+
+
+def test_half_a_line_from_a_kill_does_not_spoil_the_journal(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    whole, _ = run(file, trials=3)
+    with file.open("ab") as journal:
+        journal.write(b'{"op_code":4,"worker_id":"')
+    trials, _ = run(file, trials=5)
+    assert trials[:3] == whole and len(trials) == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://me:$NOT_SET_ANYWHERE@host/db", "variable NOT_SET_ANYWHERE, which is not"),
+        ("nonsense", "tune.storage cannot be used: Could not parse"),
+        ("sqlite:////not/there/study.db", "unable to open database file"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_told_in_a_sentence(
+    tmp_path: Path, url: str, told: str
+) -> None:
+    with pytest.raises(ThawlineError, match=told):
+        run(tmp_path / "study.journal", storage=url)

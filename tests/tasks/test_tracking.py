@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import requests
 
 from tasks import files, tracking, train
 from tasks.params import Params
-from tasks.records import Project
+from tasks.records import Project, Tuning
 from tasks.tracking import Header, Point, Spool, drainer, runs, store
 from tests.tasks import trained_project
 
@@ -44,6 +45,33 @@ def points(start: int, stop: int) -> list[Point]:
 
 def lines(spool: Spool) -> list[dict[str, Any]]:
     return [json.loads(line) for line in spool.path.read_bytes().splitlines()]
+
+
+def test_trials_are_runs_below_that_of_the_training(tmp_path: Path) -> None:
+    project = trained_project.make(trained_project.with_store(tmp_path).root)
+    values = {"train.head.hidden": [64], "train.mix": "none"}
+    trial = {"number": 0, "values": values, "losses": {"head": 0.5, "full": 0.4}, "pruned": False}
+    tuning = Tuning.read(project.tuning)
+    tried = [
+        {**trial, "beyond": ""},
+        {**trial, "number": 1, "losses": {}, "pruned": True, "beyond": "tune.max_megabytes"},
+    ]
+    replace(tuning, trials=tried, study={"fidelities": []}).write(project.tuning)
+    header = tracking.header(project, trained_project.params(), "a run")
+    Spool.open(project, "key", header).end()
+    for _ in range(2):  # the second time as if a kill had kept what was sent from being noted
+        assert drainer.drain(project, 60, run_key="key").error is None
+    run_id = tracking.run_id(project, "key", 0)
+    with store.connect(tmp_path) as client:
+        experiment = client.get_run(run_id).info.experiment_id
+        below = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'")
+        everything = client.search_runs([experiment])
+    first, second = sorted(below, key=lambda run: run.info.run_name)
+    assert len(everything) == 3
+    assert first.data.params == {"train.head.hidden": "[64]", "train.mix": "none"}
+    assert first.data.metrics == {"validation_loss.head": 0.5, "validation_loss.full": 0.4}
+    assert (first.info.status, second.info.status) == ("FINISHED", "KILLED")
+    assert second.data.tags["thawline.beyond"] == "tune.max_megabytes"
 
 
 def curves(project: Project, run_id: str) -> list[Point]:
