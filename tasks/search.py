@@ -282,7 +282,7 @@ def _about(study: Study, ladder: Sequence[str]) -> Values:
     found = agreement(ended(study), ladder)
     importances: dict[str, float] = {}
     if len(complete) >= LEAST_PAIRS and len({t.value for t in complete}) > 1:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=16, seed=0)
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
         importances = {path: round(share, 4) for path, share in shares.items()}
     return {

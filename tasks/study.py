@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ def opened(file: Path, url: str | None = None) -> tuple[Study, FileLock]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Of choices that are lists, which a study keeps as well as others.
+    warnings.filterwarnings("ignore", "Choices for a categorical distribution")
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file.with_suffix(".lock"))
     with lock:

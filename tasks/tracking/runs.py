@@ -184,6 +184,8 @@ def create_children(client: MlflowClient, run_id: str, header: Header) -> None:
     """
     from mlflow.entities import Metric, Param
 
+    if not header.children:
+        return
     experiment, when = client.get_run(run_id).info.experiment_id, header.created_ms
     there = {run.info.run_name: run for run in _below(client, experiment, run_id)}
     for child in header.children:

@@ -79,6 +79,7 @@ def test_dvc_reads_the_same() -> None:
         ("select: {backbone: b}\n", "select.backbone: embed.backbones does not list 'b' (a)"),
         ("device: cpu\nprecision: float16\n", "precision: float16 needs a GPU"),
         ("device: gpu\n", "device: string should match pattern"),
+        ("tune: {max_drop: 0.1}\n", "measured after whole trainings: set fidelity to full"),
         ("tune: {trials: 3}\n", "tune.trials: is above 0 but tune.space is empty"),
         (
             "tune: {space: {train.x: {low: 0, high: 1}}}\n",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import pytest
 import torch
 
 from tasks import augment, embed, fidelities, freeze, search, select, train, tune
+from tasks.engine.phase import PhaseRun
 from tasks.errors import ThawlineError
-from tasks.params import Params
-from tasks.records import Project, Tuning
+from tasks.params import FreezeParams, Params
+from tasks.records import Project, Selection, Tuning, ViewPolicy
 from tests.tasks import drawn_project
 
 SPACE = {
@@ -127,3 +130,69 @@ def test_one_validation_example_is_too_few(project: Project, tmp_path: Path) -> 
             tune.run(project, settings(trials=2))
     finally:
         manifest.to_parquet(project.manifest)
+
+
+def test_a_network_beyond_a_limit_is_never_chosen(project: Project) -> None:
+    space = {"train.head.hidden": {"choices": [[], [64]]}}
+    tune.run(project, settings(trials=6, space=space, max_megabytes=9.0))  # [64] makes it 9.2
+    found = Tuning.read(project.tuning)
+    assert found.changed == {"train.head.hidden": []}
+    beyond = {json.dumps(t["values"]["train.head.hidden"]): t["beyond"] for t in found.trials}
+    assert beyond == {"[]": "", "[64]": "tune.max_megabytes"}
+    assert all(bool(trial["losses"]) is not bool(trial["beyond"]) for trial in found.trials)
+    assert "were beyond a limit" in found.why
+    with pytest.raises(ThawlineError, match=r"none of 2 tuning trials is within tune.max_latency"):
+        tune.run(project, settings(trials=2, space=space, max_latency_ms=1e-6))
+
+
+def test_a_training_that_forgets_too_much_is_beyond_the_limit(project: Project) -> None:
+    params = settings(trials=1, fidelity="full", max_drop=0.1)
+    halves = fidelities.Halves.of(project, params)
+    ladder = fidelities.Ladder(project, params, replace(halves, search=halves.train))
+    policy = ViewPolicy.read(project.augment / "policy.json")
+    ladder.plan = freeze.make(
+        Selection.read(project.selection), FreezeParams(strategy="all"), policy
+    )
+    values = {"train.head.init": "random", "train.ema": 0.0, "train.gradient_clip": 0.0}
+    assert ladder.judge("full", values | {"train.learning_rate": 1e-6}).loss > 0
+    with pytest.raises(search.Beyond, match=r"tune.max_drop"):
+        ladder.judge("full", values | {"train.learning_rate": 0.1})
+
+
+def test_several_workers_judge_as_one_does(project: Project) -> None:
+    params = settings(trials=4, fidelity="short")
+    judged = []
+    for workers in (1, 2):
+        tuning = params.tune.model_copy(update={"workers": workers, "storage": None})
+        tune.run(project, params.model_copy(update={"tune": tuning, "seed": 7}))
+        found = Tuning.read(project.tuning)
+        written = {path: found_value(params, path) for path in SPACE}
+        judged.append(next(t["losses"] for t in found.trials if t["values"] == written))
+        assert ("2 workers" in found.why) is (workers == 2) and len(found.trials) == 4
+        shutil.rmtree(project.scratch / "tune")
+    assert judged[0] == judged[1]
+
+
+def test_a_head_that_starts_near_its_end_takes_few_steps(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    whole = PhaseRun._step
+
+    def counted(self: Any, *given: Any) -> float:
+        steps.append(1)
+        return whole(self, *given)
+
+    monkeypatch.setattr(PhaseRun, "_step", counted)
+    monkeypatch.setattr(fidelities, "HEAD_STEPS", 10)
+    params = settings(trials=1)
+    ladder = fidelities.Ladder(project, params, fidelities.Halves.of(project, params))
+    for values, wanted in (
+        ({"train.batch_size": 1, "train.epochs": 50}, 10),  # of an epoch of 36
+        ({"train.batch_size": 12, "train.epochs": 50}, 9),  # three whole epochs
+        ({"train.batch_size": 36, "train.epochs": 5}, 5),
+        ({"train.epochs": 9, "train.head.init": "random"}, 54),
+    ):
+        steps.clear()
+        ladder.judge("head", values)
+        assert len(steps) == wanted
