@@ -33,7 +33,7 @@ from tasks import files
 from tasks.records import Selection
 
 PREFERENCES = ("accuracy", "speed")
-QUICK = ("mobilenet_v2", "tf_efficientnet_lite0", "mobilenetv2_100", "shufflenet_v2_x1_0")
+QUICK = ("mobilenet_v2", "tf_efficientnet_lite0", "mobilenetv2_100", "mobilenet_v3_small")
 POINTS, SHARE = 0.5, 1 / 5  # what the choice may lose, and may cost
 
 

@@ -28,7 +28,7 @@ NOISE = {  # name: whose weights, with how much noise against each convolution's
     "timm.tf_efficientnet_lite0": (LITE, 0.1),
 }
 FORGOTTEN = {"timm.mobilenetv2_100": (MOBILE, 0.5), "timm.efficientnet_lite0": (LITE, 0.5)}
-RANDOM = ("resnet18", "mobilenet_v3_large", "shufflenet_v2_x1_0", "mobilenetv2_050")
+RANDOM = ("resnet18", "mobilenet_v3_large", "mobilenet_v3_small", "mobilenetv2_050")
 
 
 def descriptions() -> dict[str, str]:

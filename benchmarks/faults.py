@@ -192,12 +192,12 @@ def copies(sound: Project, frame: pd.DataFrame, random: Random) -> Found:
     alarms = left_out(sound)
     alone = sorted(set(range(len(frame))) - {*alarms, *alarms.values()})
     originals = random.choice(alone, len(COPIED) * COPIES, replace=False)
-    planted = frame.iloc[originals].reset_index(drop=True)
     kinds = [kind for kind in COPIED for _ in range(COPIES)]
-    for row, kind in enumerate(kinds):
-        planted.at[row, "image"] = _copy(planted.at[row, "image"], kind, random)
-        others = [split for split in SPLITS if split != planted.at[row, "split"]]
-        planted.at[row, "split"] = str(random.choice(others))
+    planted, images, splits = frame.iloc[originals], [], []
+    for kind, image, own in zip(kinds, planted["image"], planted["split"], strict=True):
+        images.append(_copy(image, kind, random))
+        splits.append(str(random.choice([split for split in SPLITS if split != own])))
+    planted = planted.assign(image=images, split=splits)
     together = pd.concat([frame, planted], ignore_index=True)
     with tempfile.TemporaryDirectory(dir=sound.root) as scratch:
         project = Project(Path(scratch) / "copies")
@@ -262,15 +262,16 @@ def one_class(sound: Project, frame: pd.DataFrame, how: str, random: Random) -> 
     rows = np.flatnonzero(frame["label"] == broken)
     others = np.flatnonzero(frame["label"] != broken)
     taken = random.choice(others, len(rows), replace=False)
+    images = frame["image"].tolist()
     for row, other in zip(rows, taken, strict=True):
         if how == MIXED:
-            frame.at[row, "image"] = frame.at[other, "image"]
+            images[row] = images[other]
         else:
-            pixels = shrink(read_image(frame.at[row, "image"], 10**9), SIDE)
-            pixels = CORRUPTED[how](pixels, random)
-            frame.at[row, "image"] = pictures.png(pixels.squeeze())
+            pixels = shrink(read_image(images[row], 10**9), SIDE)
+            images[row] = pictures.png(CORRUPTED[how](pixels, random).squeeze())
+    frame = frame.assign(image=images)
     if how == MIXED:
-        frame = frame.drop(index=taken)
+        frame = frame.drop(index=taken.tolist())
     with tempfile.TemporaryDirectory(dir=sound.root) as scratch:
         project = Project(Path(scratch) / "class")
         inspected(project, divided(frame.assign(split=None)))

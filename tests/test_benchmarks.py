@@ -129,7 +129,7 @@ def test_a_choice_is_charged_what_it_looked_at_and_judged_against_the_best() -> 
 
     names = ("mobilenet_v2", "tf_efficientnet_lite0", "resnet18")
     runs = {n: [run(n, r, 100)] for n, r in zip(names, (0.9, 0.8, 0.5), strict=True)}
-    pick = {"backbone": "tf_efficientnet_lite0", "scores": dict.fromkeys(names, 0.5)}
+    pick: dict[str, Any] = {"backbone": names[1], "scores": dict.fromkeys(names, 0.5)}
     pick |= {"embed_cpu_seconds": 20.0, "select_cpu_seconds": 30.0}
     found = choice.judged(runs, {prefer: [pick] for prefer in choice.PREFERENCES})
     assert found["best"] == "mobilenet_v2" and found["cpu_seconds"] == 300

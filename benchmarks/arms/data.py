@@ -25,7 +25,11 @@ from tasks.records import SPLITS, DataSummary, Project, ViewPolicy
 BACKBONE = "mobilenet_v2"
 NAMES = ("fashion_mnist", "tuxpaint")
 EVERY = {False: 1, True: 20}  # quick: every so manieth image
-COMMON = {"embed.backbones": f"[{BACKBONE}]", "select.backbone": BACKBONE}
+COMMON = {
+    "embed.backbones": f"[{BACKBONE}]",
+    "embed.weights": "{}",
+    "select.backbone": BACKBONE,
+}
 
 
 @dataclass(frozen=True)
