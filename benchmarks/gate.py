@@ -112,7 +112,8 @@ def simulated(
     options: list[Truth], size: int, pairs: int, follow: int, generator: np.random.Generator
 ) -> dict[str, Any]:
     """The decisions on `pairs` pairs, and how often the examples asked for have decided."""
-    found, followed = [], []
+    found: list[Verdict] = []
+    followed: list[Verdict] = []
     for number in range(pairs):
         truth = options[number % len(options)]
         frames = truth.frames(size, generator)
@@ -145,6 +146,7 @@ def cross_validated(pairs: int, generator: np.random.Generator) -> dict[str, flo
 
     Each judged on a test set of a quarter, and by folds.
     """
+    any_calibration = GateParams(max_calibration_error=None)
     found = []
     for number in range(pairs):
         count = TRAINED + TRAINED // 4
@@ -164,7 +166,7 @@ def cross_validated(pairs: int, generator: np.random.Generator) -> dict[str, flo
                 for fold in range(FOLDS)
             ]
             models.append(evidence(f"{name} {number}", frame, pd.concat(parts)))
-        found.append(gate.judge(*models, RULES.model_copy(update={"max_calibration_error": None})))
+        found.append(gate.judge(models[0], models[1], any_calibration))
     return rates(found)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tasks.gate import paired
 from tasks.gate.evidence import Evidence, Shared, shared
 from tasks.gate.paired import Claims, Pairs
-from tasks.gate.verdict import NOT_WORSE, Rule
+from tasks.gate.verdict import NOT_WORSE, Rule, State
 from tasks.params import PromoteParams
 
 
@@ -58,7 +58,7 @@ def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
     Models of different folds share most of their training data, so their errors are not separate:
     variance grows by 1 + k / (k - 1) for k folds (Nadeau and Bengio, Machine Learning 2003).
     """
-    ours, theirs = challenger.folds, champion and champion.folds
+    ours, theirs = challenger.folds, champion.folds if champion else None
     if ours is None or theirs is None or set(ours["id"]) != set(theirs["id"]):
         return None
     both, count = shared(ours, theirs), int(ours["fold"].nunique())
@@ -67,7 +67,7 @@ def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
 
 def _better(pairs: Pairs, claims: Claims, span: list[float], rival: str, where: str) -> Rule:
     p, (low, high) = float(paired.p_values(pairs.gained, pairs.lost)), span
-    state = "passed" if p <= (1 - claims.confidence) / 2 else "undecided"
+    state: State = "passed" if p <= (1 - claims.confidence) / 2 else "undecided"
     detectable = paired.detectable(pairs, claims)
     gain = f"{points(pairs.gain)} points ({points(low)} to {points(high)}) against {rival}"
     sure = f"surely better on {where}" if state == "passed" else f"not surely better on {where}"

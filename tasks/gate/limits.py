@@ -11,7 +11,7 @@ import pandas as pd
 from tasks import files
 from tasks.calibration import BINS
 from tasks.gate.evidence import Evidence
-from tasks.gate.verdict import Rule
+from tasks.gate.verdict import Rule, State
 from tasks.params import PromoteParams
 
 CHANCE = 0.99  # of a model without calibration error to show less than is allowed for
@@ -25,9 +25,10 @@ def judge(challenger: Evidence, rules: PromoteParams, max_drop: float | None) ->
     yield _at_most(
         "retention", challenger.retention_drop, max_drop, "loss of what the backbone knew"
     )
-    milliseconds = loaded and loaded.milliseconds
+    milliseconds = loaded.milliseconds if loaded else None
     yield _at_most("latency", milliseconds, rules.max_latency_ms, "milliseconds an example")
-    yield _at_most("size", loaded and loaded.megabytes, rules.max_megabytes, "megabytes")
+    megabytes = loaded.megabytes if loaded else None
+    yield _at_most("size", megabytes, rules.max_megabytes, "megabytes")
     yield _certificate(challenger, rules.require_certificate)
     yield from _loads(challenger)
 
@@ -37,7 +38,7 @@ def _at_most(name: str, found: float | None, limit: float | None, what: str) -> 
         return Rule(name, "skipped", "No limit is set.")
     if found is None:
         return Rule(name, "failed", f"A limit is set, but the {what} is not known.")
-    state = "passed" if found <= limit else "failed"
+    state: State = "passed" if found <= limit else "failed"
     told = f"{what}: {found:.3g}, allowed are {limit:g}."
     return Rule(name, state, told[0].upper() + told[1:], {"value": found, "limit": limit})
 
@@ -65,7 +66,7 @@ def _calibration(challenger: Evidence, limit: float | None) -> Rule:
     mean = np.sqrt(2 / np.pi * variances).sum()
     spread = np.sqrt((1 - 2 / np.pi) * variances.sum())
     chance = float((mean + ndtri(CHANCE) * spread) / len(frame))
-    state = "passed" if error <= limit + chance else "failed"
+    state: State = "passed" if error <= limit + chance else "failed"
     told = f"Calibration error {error:.3f}; allowed are {limit:g}, and {chance:.3f} for chance."
     return Rule("calibration", state, told, {"value": error, "limit": limit, "chance": chance})
 
@@ -98,8 +99,8 @@ def _loads(challenger: Evidence) -> Iterator[Rule]:
         yield Rule("digest", "failed", "The model's files were not checked.")
         yield Rule("loads", "failed", str(told))
         return
-    same, numbers = loaded.digest == challenger.digest, {"digest": loaded.digest}
-    if same:
+    numbers: dict[str, Any] = {"digest": loaded.digest}
+    if loaded.digest == challenger.digest:
         yield Rule("digest", "passed", "The files are those of the model that was judged.", numbers)
     else:
         told = "The files are of another model than the one that was judged."
