@@ -1,30 +1,46 @@
-"""`thawline promote` and `thawline rollback`: a person decides who is champion."""
+"""`thawline promote` and `thawline rollback`: the gate or a person decides who is champion."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from flows import checkout as checkouts
-from tasks import params_file, promotion
+from tasks import challenge, params_file, promotion
+from tasks.judgement import Judgement
+from tasks.ledger import CHAMPION, KEPT, WAITING
 from tasks.promotion import Outcome
 from tasks.records import Project
 
 BY_PERSON = {"decided_by": "person"}  # evidence; the gate's verdict says which rules decided
+STYLES = {"passed": "green", "failed": "bold red", "undecided": "yellow", "skipped": "dim"}
+
+Answer = tuple[dict[str, Any], list[str]]  # for programs, and the lines for people
 
 
-def promote(
-    project: Project, version: str, expected: int | None, reason: str
-) -> tuple[dict[str, Any], list[str]]:
-    """Make a version champion; the answer for programs, and the lines for people."""
+def ask_gate(project: Project, expected: int | None, approved: bool, reason: str) -> Answer:
+    """Let the gate judge the challenger, and do what it says, or what a person says to that."""
+    values = params_file.load(project.root)
+    found = challenge.judge(project, values, expected)
+    if found is None:
+        made = promotion.promote(project, values, CHAMPION, {})  # it is: nothing changes
+        return asdict(made), _lines(made)
+    made = challenge.decide(project, values, found, approved, reason)
+    return {**asdict(made), "gate": found.as_json()}, [*_lines(made), *_to_answer(found, made)]
+
+
+def promote(project: Project, version: str, expected: int | None, reason: str) -> Answer:
+    """Make a version champion, whatever the gate would say."""
     values = params_file.load(project.root)
     made = promotion.promote(project, values, version, BY_PERSON, expected, reason)
     return asdict(made), _lines(made)
 
 
-def rollback(
-    project: Project, to: int | None, reason: str, checkout: bool
-) -> tuple[dict[str, Any], list[str]]:
+def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> Answer:
     """Bring an earlier champion back, and when asked its code and data with it."""
     values = params_file.load(project.root)
     if checkout:
@@ -34,15 +50,39 @@ def rollback(
     return {**asdict(made), "checked_out": checkout}, [*_lines(made), *_origin(made), *told]
 
 
+def show(console: Console, answer: Answer) -> None:
+    """Print a decision for a person, after what the gate said."""
+    verdict = answer[0].get("gate", {}).get("verdict")
+    if verdict:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading in ("rule", "", "what was found"):
+            table.add_column(heading)
+        for rule in verdict["rules"]:
+            state = Text(rule["state"], STYLES[rule["state"]])
+            table.add_row(rule["name"].replace("_", " "), state, Text(rule["sentence"]))
+        console.print(Text(verdict["sentence"], "bold"), soft_wrap=True)
+        console.print(table)
+    for line in answer[1]:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def _lines(made: Outcome) -> list[str]:
     if made.entry is None:
         return [f"{made.model}: version {made.to_version} is champion already"]
-    before = f" (before: version {made.from_version})" if made.from_version else ""
-    return [
-        f"{made.model}: version {made.to_version} is champion{before}",
-        f"ledger: entry {made.entry}, {made.kind}",
-        *made.noticed,
-    ]
+    if made.kind in (KEPT, WAITING):
+        now = f"version {made.to_version} stays champion" if made.to_version else "no champion yet"
+    else:
+        before = f" (before: version {made.from_version})" if made.from_version else ""
+        now = f"version {made.to_version} is champion{before}"
+    return [f"{made.model}: {now}", f"ledger: entry {made.entry}, {made.kind}", *made.noticed]
+
+
+def _to_answer(found: Judgement, made: Outcome) -> list[str]:
+    """How a person answers, where one is asked."""
+    if made.kind != WAITING:
+        return []
+    note = [found.note] if found.note else []
+    return [*note, f"version {found.challenger} waits for you: thawline promote --approve"]
 
 
 def _origin(made: Outcome) -> list[str]:

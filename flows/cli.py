@@ -1,8 +1,8 @@
 """The command line. Each command is thin; what it does has a module of its own.
 
 Exit codes: 0; 1 for what the user can mend or must know (one sentence on stderr); 2 for wrong use;
-130 after Ctrl-C. Heavy libraries are imported by the commands that need them, so that `--help` is
-quick.
+3 where a person is to decide (promote); 130 after Ctrl-C. Heavy libraries are imported by the
+commands that need them, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -240,7 +240,9 @@ def report(
 
     Example: thawline report --open
     """
-    path = find().reports / "report.html"
+    from tasks.report import judged
+
+    path = judged.page(find())
     if not path.is_file():
         raise ThawlineError(f"there is no {path} yet; make it with: thawline run")
     print(path)
@@ -290,9 +292,13 @@ def register() -> None:
 
 @app.command()
 def promote(
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Promote what the gate leaves to a person.")
+    ] = False,
     version: Annotated[
-        str, typer.Option(help="Number or alias of the version that becomes champion.")
-    ] = "challenger",
+        str | None,
+        typer.Option(help="Do not ask the gate: number or alias of the version to promote."),
+    ] = None,
     expect: Annotated[
         int | None,
         typer.Option(help="Only if this version is champion now (0: none).", min=0),
@@ -300,16 +306,26 @@ def promote(
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Make a version the champion, by your own decision; the ledger says that a person took it.
+    """Let the gate judge the packaged model, and make it the champion if it says so.
 
-    What was champion becomes previous, so that thawline rollback brings it back. Refuses when
-    somebody moved the champion meanwhile.
+    Where the gate leaves the decision to a person, nothing is changed, the exit code is 3, and
+    --approve is the answer. With --version you decide alone. What was champion becomes previous.
+    Refuses when somebody moved the champion meanwhile. The ledger tells who decided, and why.
 
     Example: thawline promote --version 3 --expect 2 --reason "better on the new camera"
     """
     from flows import champion
+    from tasks.ledger import WAITING
 
-    _print_decision(champion.promote(find(), version, expect, reason), as_json)
+    if version is None:
+        answer = champion.ask_gate(find(), expect, approve, reason)
+    elif approve:
+        raise typer.BadParameter("--approve answers the gate, --version does not ask it; name one")
+    else:
+        answer = champion.promote(find(), version, expect, reason)
+    _print_decision(answer, as_json)
+    if answer[0]["kind"] == WAITING:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -339,8 +355,9 @@ def _print_decision(answer: tuple[dict[str, Any], list[str]], as_json: bool) -> 
     if as_json:
         _print_json(answer[0])
     else:
-        for line in answer[1]:
-            out.print(line, highlight=False, soft_wrap=True, markup=False)
+        from flows import champion
+
+        champion.show(out, answer)
 
 
 @app.command()

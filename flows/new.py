@@ -32,6 +32,7 @@ GITIGNORE = """\
 /mlflow.db*
 /mlartifacts/
 /ledger/
+/reports/gate.*
 /.prefect/
 /predictions.parquet
 """

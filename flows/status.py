@@ -11,7 +11,7 @@ import psutil
 from rich.console import Console
 
 from flows import board, view
-from tasks import files, params_file
+from tasks import files, judgement, params_file
 from tasks.params import Params
 from tasks.records import Project
 
@@ -34,6 +34,8 @@ def status(project: Project) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         metrics = files.read_json(project.reports / "metrics.json")
         result["metrics"] = {k: v for k, v in metrics.items() if k.startswith("test.")}
+    if found := judgement.read(project):
+        result["gate"] = {**found.as_json(), "line": found.line()}
     result["registry"] = _registry(project, values)
     result["disk"] = {place: files.size(project.root / place) for place in DISK}
     return result
@@ -83,6 +85,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
         accuracy = registry["metrics"].get(alias, {}).get("test.accuracy")
         note = "" if accuracy is None else f" (test accuracy {accuracy:.3f})"
         lines.append(f"{alias}: version {aliases[alias]}{note}")
+    if "gate" in result:
+        lines.append(f"gate: {result['gate']['line']}")
     if ledger := registry.get("ledger"):
         lines += _decisions(ledger)
     used = [f"{place} {count / 1e6:,.0f} MB" for place, count in result["disk"].items() if count]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows import stage as stages
 from flows.run import Ran
-from tasks import files
+from tasks import files, judgement
 from tasks.records import Project
 
 BASELINES = {
@@ -41,6 +41,8 @@ def summary(project: Project, ran: Ran) -> dict[str, Any]:
         result["report"] = str(report)
     if ran.registration is not None:
         result["registration"] = asdict(ran.registration)
+        if found := judgement.current(project):
+            result["gate"] = found.as_json()
     return result
 
 
@@ -100,12 +102,24 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         known = result["registration"]
         aliases = ", ".join(known["aliases"]) or "no alias"
         yield "model", f"{known['model']} version {known['version']} ({aliases})"
+        if known["champion"] != known["version"]:
+            yield "champion", _champion(known["champion"], result.get("gate"))
         for note in known["notes"]:
             yield "", note
     if "report" in result:
         yield "report", result["report"]
     yield "seconds", f"{result['seconds']:.1f}"
     yield "past runs", "thawline ui  (the pages of MLflow and Prefect)"
+
+
+def _champion(number: int | None, gate: dict[str, Any] | None) -> str:
+    """Who is champion instead of the packaged model, and what to do about it."""
+    stays = f"stays version {number}" if number else "none yet"
+    if gate is None or gate["champion"] != number or gate["action"] == "promote":
+        return f"{stays}; ask the gate: thawline promote"
+    if gate["action"] == "ask":
+        return f"{stays} until you answer: thawline promote --approve"
+    return f"{stays}: {gate['verdict']['sentence']}"
 
 
 def _accuracy(metrics: dict[str, Any]) -> str:

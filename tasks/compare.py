@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["id", "group", "label", "predicted"]
 ARTIFACT = "reports/test_predictions.parquet"
+FOLDS = "reports/fold_predictions.parquet"  # of cross-validation, where a model has it
 POWER = 0.8  # chance that the examples asked for would decide
 _ADDRESS = re.compile(r"models:/(?P<name>[^@/]+)[@/](?P<version>[^@/]+)")
 _RUN = re.compile(r"[0-9a-f]{32}")
@@ -157,7 +158,15 @@ def predictions(project: Project, params: Params, model: str) -> tuple[str, pd.D
         raise ThawlineError(f"{project.root} has no registered model yet: thawline run makes one")
     with store.connect(project.root) as client:
         name, run_id = _found(client, params.register_.model, model)
-        return name, _read(_downloaded(client, name, run_id), name)
+        return name, _read(_downloaded(client, name, run_id, ARTIFACT), name)
+
+
+def folds(project: Project, params: Params, version: int) -> pd.DataFrame | None:
+    """The `COLUMNS` of a version's cross-validation, if it was registered with any."""
+    with store.connect(project.root) as client:
+        name, run_id = _found(client, params.register_.model, str(version))
+        known = [each.path for each in client.list_artifacts(run_id, str(Path(FOLDS).parent))]
+        return _read(_downloaded(client, name, run_id, FOLDS), name) if FOLDS in known else None
 
 
 def slim(frame: pd.DataFrame) -> pd.DataFrame:
@@ -184,11 +193,11 @@ def _found(client: MlflowClient, own: str, model: str) -> tuple[str, str]:
     return f"{name} version {number}{alias}", run_id
 
 
-def _downloaded(client: MlflowClient, name: str, run_id: str) -> Path:
+def _downloaded(client: MlflowClient, name: str, run_id: str, artifact: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        return Path(client.download_artifacts(run_id, ARTIFACT))
+        return Path(client.download_artifacts(run_id, artifact))
     except (MlflowException, OSError):
         raise ThawlineError(
             f"{name} came without its test predictions; compare models that this version of "

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FIRST, PROMOTION, ROLLBACK = "first champion", "promotion", "rollback"
-KEPT, BY_HAND, FOUND = "kept", "moved by hand", "found"
+KEPT, WAITING, BY_HAND, FOUND = "kept", "waiting", "moved by hand", "found"
 MOVES = (FIRST, PROMOTION, ROLLBACK)  # kinds by which we move `champion`
+STAYS = (KEPT, WAITING)  # kinds by which the champion stays, the latter until a person has decided
 
 ENTRY = "thawline.entry"  # tag of a version: the entry as JSON
 DONE = "thawline.done"  # tag of a version: the aliases are where the entry says
@@ -211,7 +212,7 @@ def _succession(entries: list[Entry]) -> list[int | None]:
         after = entry.to_version
         if entry.alias == PREVIOUS:
             line[-2:] = [after, *(line[-1:] or [None])]
-        elif entry.alias != CHAMPION or entry.kind == KEPT:
+        elif entry.alias != CHAMPION or entry.kind in STAYS:
             continue
         elif entry.kind == ROLLBACK and after in line[:-1]:
             del line[len(line) - 1 - line[-2::-1].index(after) :]

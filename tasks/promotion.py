@@ -27,6 +27,7 @@ from tasks.ledger import (
     PREVIOUS,
     PROMOTION,
     ROLLBACK,
+    STAYS,
     BrokenChain,
     Entry,
     Ledger,
@@ -91,7 +92,7 @@ class Desk:
     ) -> Entry | None:
         """Write an entry about `champion`, and follow it; None when another's came first."""
         before = champion(self.ledger.entries)
-        after = before if kind == KEPT else version
+        after = before if kind in STAYS else version
         return self._write(kind, CHAMPION, before, after, version, evidence, reason)
 
     def by_hand(
@@ -232,14 +233,29 @@ def promote(
                     return at.outcome(PROMOTION, before, entry)
 
 
-def keep(project: Project, params: Params, version: int, evidence: dict[str, Any]) -> Outcome:
-    """Record that the champion stays, though `version` was there to take its place."""
+def keep(
+    project: Project,
+    params: Params,
+    version: int,
+    evidence: dict[str, Any],
+    expected: int | None = None,
+    reason: str = "",
+    kind: str = KEPT,
+) -> Outcome:
+    """Record that the champion stays, though `version` was there to take its place.
+
+    `expected` as in `promote`; `kind` is one of `STAYS`.
+    """
     name = params.register_.model
-    with store.connect(project.root) as client, desk(client, project, name) as at:
-        while True:
-            at.settle()
-            if entry := at.decide(KEPT, version, {"challenger": version, **evidence}):
-                return at.outcome(KEPT, entry.from_version, entry)
+    with store.connect(project.root) as client:
+        aliases = registry.aliases(client, name)
+        with desk(client, project, name) as at:
+            while True:
+                at.settle()
+                if expected is not None:
+                    _require_expected(at, aliases, expected)
+                if entry := at.decide(kind, version, {"challenger": version, **evidence}, reason):
+                    return at.outcome(kind, entry.from_version, entry)
 
 
 def rollback(project: Project, params: Params, to: int | None = None, reason: str = "") -> Outcome:
@@ -321,13 +337,17 @@ def _require_expected(at: Desk, aliases: dict[str, int], expected: int | None) -
         told = "; ".join(at.noticed)
         raise ThawlineError(f"{told} (recorded; look with thawline status, then ask again)")
     known = aliases.get(CHAMPION, NOBODY) if expected is None else expected
-    now = champion(at.ledger.entries) or NOBODY
-    if now != known:
-        what = f"version {known}" if known else "none"
+    require_same(at.model, champion(at.ledger.entries) or NOBODY, known)
+
+
+def require_same(model: str, now: int, expected: int) -> None:
+    """Raises `ThawlineError` when the champion of `now` is not the one that was expected."""
+    if now != expected:
+        there, known = (f"version {each}" if each else "none" for each in (now, expected))
         raise ThawlineError(
-            f"the champion of {at.model!r} is {f'version {now}' if now else 'none'}, where {what} "
-            "was expected: it was moved since; nothing was changed, look with thawline status and "
-            "compare with the champion of now"
+            f"the champion of {model!r} is {there}, where {known} was expected: it was moved "
+            "since; nothing was changed, look with thawline status and compare with the champion "
+            "of now"
         )
 
 

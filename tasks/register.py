@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import compare, files, promotion, snapshot
 from tasks.errors import ThawlineError
-from tasks.ledger import CHALLENGER, FIRST
+from tasks.ledger import CHALLENGER, CHAMPION, FIRST
 from tasks.params import Params
 from tasks.records import Project, TrainRun
 from tasks.tracking import drainer, registry, runs, spool, store
@@ -38,6 +38,7 @@ class Registration:
     created: bool  # by this call
     notes: list[str]  # what a person should know, one sentence each
     moved: list[str]  # what somebody else did to our aliases, one sentence each
+    champion: int | None = None  # version
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,16 @@ def register(project: Project, params: Params) -> Registration:
     notes = []
     if drained.error:
         notes.append(f"some points of the curves are not in MLflow yet: {drained.error}")
-    ours, moved = _carried(after, version.number), desk.noticed
-    return Registration(name, version.number, ours, version.run_id or "", created, notes, moved)
+    return Registration(
+        model=name,
+        version=version.number,
+        aliases=_carried(after, version.number),
+        run_id=version.run_id or "",
+        created=created,
+        notes=notes,
+        moved=desk.noticed,
+        champion=after.get(CHAMPION),
+    )
 
 
 def is_current(project: Project, params: Params) -> Registration | None:
@@ -108,7 +117,8 @@ def is_current(project: Project, params: Params) -> Registration | None:
     if left.digest != digest or version is None:
         return None
     ours = _carried(left.aliases, version)
-    return Registration(left.model, version, ours, left.run_id, created=False, notes=[], moved=[])
+    champion = left.aliases.get(CHAMPION)
+    return Registration(left.model, version, ours, left.run_id, False, [], [], champion)
 
 
 def status(project: Project, params: Params) -> dict[str, Any]:
@@ -240,12 +250,16 @@ def _log_reports(client: MlflowClient, project: Project, run: Run, digest: str) 
 
 
 def _log_predictions(client: MlflowClient, project: Project, run: Run) -> None:
-    """What the model says of the test examples, for comparisons with others."""
+    """What the model says of the test examples, and its recipe in cross-validation, to compare."""
     import pandas as pd
 
-    path = project.evaluate / "predictions.parquet"
-    if path.is_file():
-        folder, name = compare.ARTIFACT.split("/")
+    for path, artifact in (
+        (project.evaluate / "predictions.parquet", compare.ARTIFACT),
+        (project.repeat / "predictions.parquet", compare.FOLDS),
+    ):
+        if not path.is_file():
+            continue
+        folder, name = artifact.split("/")
         with tempfile.TemporaryDirectory() as temporary:
             slim = Path(temporary) / name
             compare.slim(pd.read_parquet(path)).to_parquet(slim, index=False)

@@ -45,7 +45,8 @@ def judge(challenger: Evidence, champion: Evidence | None, rules: GateParams) ->
     decision: Decision = "keep" if failed else "undecided" if open_ else "promote"
     more = paired.needed(judged.pairs, judged.claims) if decision == "undecided" else None
     if failed:
-        told = f"Keep the champion. {failed[0].sentence}"
+        stays = "Keep the champion." if champion else "Not good enough for a first champion."
+        told = f"{stays} {failed[0].sentence}"
     elif open_:
         told = f"Undecided: about {more:,} more examples would decide. {open_[0].sentence}"
     else:

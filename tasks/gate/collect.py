@@ -1,4 +1,4 @@
-"""The evidence of a project's packaged model, from the files that its stages have left."""
+"""The evidence of a project's packaged model, from its files, and of a registered version."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 import tasks.problems
-from tasks import files, plugins, repeat
+from tasks import compare, files, plugins, repeat
 from tasks.errors import ThawlineError
 from tasks.gate import fresh
 from tasks.gate.evidence import Evidence
 from tasks.params import Params
 from tasks.records import COLUMN, Inspection, Project
+from tasks.tracking.registry import Version
 
 SAMPLES = 16  # test examples that a fresh process is asked again
 
@@ -50,3 +51,13 @@ def of_project(project: Project, params: Params, name: str) -> Evidence:
         certificate=certificate,
         loaded=fresh.load(project.models, params.problem, samples, params.threads),
     )
+
+
+def of_version(project: Project, params: Params, version: Version) -> Evidence:
+    """What the gate asks of a champion, as it was registered.
+
+    Raises `ThawlineError` when it came without its predictions.
+    """
+    name, predictions = compare.predictions(project, params, str(version.number))
+    folds = compare.folds(project, params, version.number)
+    return Evidence(name, version.digest or "", predictions, folds)

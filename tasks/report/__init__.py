@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks import files
 from tasks.params import Params
 from tasks.records import Project
 from tasks.report import formats, views
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 def write(project: Project, params: Params, seconds: float | None = None) -> Path:
@@ -21,6 +25,10 @@ def write(project: Project, params: Params, seconds: float | None = None) -> Pat
 
 def render(project: Project, params: Params, seconds: float | None = None) -> str:
     """The page as text: no scripts, nothing loaded from anywhere, every name escaped."""
+    return template("page.html.j2").render(views.context(project, params, seconds))
+
+
+def template(name: str) -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -31,4 +39,4 @@ def render(project: Project, params: Params, seconds: float | None = None) -> st
         lstrip_blocks=True,
     )
     environment.filters.update(formats.FILTERS)
-    return environment.get_template("page.html.j2").render(views.context(project, params, seconds))
+    return environment.get_template(name)

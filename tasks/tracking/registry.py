@@ -102,6 +102,12 @@ def point(client: MlflowClient, name: str, alias: str, number: int | None) -> No
         client.set_registered_model_alias(name, alias, str(number))
 
 
+def tag(client: MlflowClient, name: str, number: int, tags: dict[str, str]) -> None:
+    """Write tags of a version, over those of the same names."""
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(number), key, value)
+
+
 def add_version(
     client: MlflowClient,
     name: str,
