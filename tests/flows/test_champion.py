@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from flows import champion, repository
+from flows import champion, repository, summary
 from flows.new import GITIGNORE
+from flows.run import Ran
 from tasks import files, params_file
 from tasks.errors import ThawlineError
 from tasks.records import Project
 from tasks.register import register
 from tests.flows.conftest import thawline
-from tests.tasks import trained_project
+from tests.tasks import judged, trained_project
 
 PARAMS = f"""\
 threads: 1
@@ -81,7 +82,8 @@ def project(_two_versions: Project, tmp_path: Path) -> Project:
 
 
 def test_a_person_promotes_and_rolls_back_and_status_tells(project: Project) -> None:
-    done = thawline(project, "promote", "--expect", "1", "--reason", "sharper", "--json")
+    alone = ("--version", "challenger", "--expect", "1", "--reason", "sharper")
+    done = thawline(project, "promote", *alone, "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert (made["kind"], made["from_version"], made["to_version"]) == ("promotion", 1, 2)
@@ -151,3 +153,34 @@ def test_what_dvc_has_no_more_is_told(project: Project) -> None:
     shutil.rmtree(project.root / ".dvc/cache")
     with pytest.raises(ThawlineError, match="version 1 of 'shoes' is champion, but DVC cannot"):
         champion.rollback(project, None, "", checkout=True)
+
+
+def test_the_gate_asks_a_person_and_the_answer_promotes(tmp_path: Path) -> None:
+    project = judged.two_versions(tmp_path / "project")
+    rules = "promote: {when_undecided: ask}\n"
+    (project.root / "params.yaml").write_text(PARAMS.format(seed=2) + rules)
+    judged.answer(project, gained=6, lost=2)
+    known = register(project, params_file.load(project.root))
+    line = dict(summary._rows(summary.summary(project, Ran(None, known, 0))))["champion"]
+    assert line == "stays version 1; ask the gate: thawline promote"
+
+    asked = thawline(project, "promote")
+    assert asked.returncode == 3, asked.stderr
+    assert asked.stdout.startswith("Undecided: about ")
+    assert "same test" in asked.stdout and "skipped" in asked.stdout
+    assert "shoes: version 1 stays champion" in asked.stdout
+    assert "version 2 waits for you: thawline promote --approve" in asked.stdout
+    line = dict(summary._rows(summary.summary(project, Ran(None, known, 0))))["champion"]
+    assert line == "stays version 1 until you answer: thawline promote --approve"
+    text = thawline(project, "status").stdout
+    assert "gate: ask, version 2 against version 1: Undecided: about " in text
+    assert "waiting, champion 1 → 1" in text
+
+    done = thawline(project, "promote", "--approve", "--reason", "looked", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["kind"], made["to_version"]) == ("promotion", 2)
+    assert made["gate"]["verdict"]["decision"] == "undecided"
+    again = thawline(project, "promote")
+    assert again.returncode == 0 and "version 2 is champion already" in again.stdout
+    assert thawline(project, "promote", "--approve", "--version", "1").returncode == 2

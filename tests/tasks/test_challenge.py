@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from tasks import challenge, compare, judgement, promotion
 from tasks.errors import ThawlineError
+from tasks.judgement import Judgement
 from tasks.ledger import Entry, Ledger
 from tasks.params import Params
 from tasks.params import replace as changed
@@ -49,17 +51,17 @@ def entries(project: Project) -> list[Entry]:
         return Ledger(client, project, "shoes").read()
 
 
-def ask(project: Project, settings: Params, **answer: Any) -> promotion.Outcome:
+def asked(project: Project, settings: Params) -> Judgement:
     found = challenge.judge(project, settings)
     assert found is not None
-    return challenge.decide(project, settings, found, **answer)
+    return found
 
 
 def test_a_better_challenger_is_promoted_and_the_verdict_kept(project: Project) -> None:
     judged.answer(project, gained=60, lost=10)
     report = project.reports / "report.html"
     report.write_text(f"<main>{BEFORE}</section></main>")
-    made = ask(project, params())
+    made = challenge.decide(project, params(), asked(project, params()))
     assert (made.kind, made.from_version, made.to_version) == ("promotion", 1, 2)
     assert aliases(project) == {"champion": 2, "previous": 1, "challenger": 2}
 
@@ -85,61 +87,60 @@ def test_a_better_challenger_is_promoted_and_the_verdict_kept(project: Project) 
 
 def test_a_worse_one_is_kept_out_and_approval_does_not_help(project: Project) -> None:
     judged.answer(project, gained=10, lost=60)
-    made = ask(project, params(when_undecided="ask", approve=True))
+    found = asked(project, params(when_undecided="ask", approve=True))
+    made = challenge.decide(project, params(), found)
     assert (made.kind, made.to_version) == ("kept", 1)
     assert aliases(project) == {"champion": 1, "challenger": 2}
     last = entries(project)[-1]
     assert (last.evidence["challenger"], last.evidence["decided_by"]) == (2, "gate")
     assert last.evidence["verdict"]["decision"] == "keep"
     with pytest.raises(ThawlineError, match=r"^Keep the champion\. .*thawline promote --version 2"):
-        ask(project, params(), approved=True)
+        challenge.decide(project, params(), found, approved=True)
     assert entries(project)[-1] == last
 
 
-@pytest.mark.parametrize(
-    ("rule", "kind"),
-    [("keep", "kept"), ("ask", "waiting"), ("promote_if_not_worse", "promotion")],
-)
-def test_an_undecided_one_goes_as_the_parameters_say(
-    project: Project, rule: str, kind: str
-) -> None:
+def test_an_undecided_one_goes_as_the_parameters_say(project: Project) -> None:
     judged.answer(project, gained=6, lost=2)
-    settings = params(when_undecided=rule)
-    assert ask(project, settings).kind == kind
-    assert aliases(project)["champion"] == (2 if kind == "promotion" else 1)
-    if kind == "promotion":
-        return
-    made = ask(project, settings, approved=True, reason="looked at them")
+    found = asked(project, params(when_undecided="ask"))
+    assert found.verdict.decision == "undecided"
+
+    def decided(rule: str) -> promotion.Outcome:
+        action = found.verdict.action(params(when_undecided=rule).promote)
+        return challenge.decide(project, params(), replace(found, action=action))
+
+    assert decided("keep").kind == "kept"
+    assert challenge.decide(project, params(), found).kind == "waiting"
+    assert aliases(project) == {"champion": 1, "challenger": 2}
+    made = challenge.decide(project, params(), found, approved=True, reason="looked at them")
     assert (made.kind, made.to_version) == ("promotion", 2)
     last = entries(project)[-1]
     assert (last.evidence["decided_by"], last.reason) == ("person", "looked at them")
     assert last.evidence["verdict"]["decision"] == "undecided"
-    assert promotion.rollback(project, settings).to_version == 1  # over what was only recorded
+    # what was only recorded is nothing to go back to
+    assert promotion.rollback(project, params()).to_version == 1
+    assert decided("promote_if_not_worse").to_version == 2
 
 
 def test_what_was_rolled_back_from_needs_a_person(project: Project) -> None:
     judged.answer(project, gained=60, lost=10)
-    ask(project, params())
+    promotion.promote(project, params(), "2", {})
     promotion.rollback(project, params())
-    made = ask(project, params())
-    assert (made.kind, made.to_version) == ("waiting", 1)
+    found = asked(project, params())
+    assert (found.verdict.decision, found.action) == ("promote", "ask")
+    assert challenge.decide(project, params(), found).to_version == 1
     assert entries(project)[-1].reason == "version 2 was rolled back from, so a person decides"
-    assert ask(project, params(), approved=True).to_version == 2
 
 
 def test_a_champion_moved_meanwhile_is_respected(project: Project) -> None:
     judged.answer(project, gained=60, lost=10)
-    found = challenge.judge(project, params())
-    assert found is not None
+    found = asked(project, params())
     with store.connect(project.root) as client:
         client.create_model_version("shoes", "models/3")
     promotion.promote(project, params(), "3", {})
     before = entries(project)
-    for rules in ({}, {"approve": True}):
-        action = found.verdict.action(params(**rules).promote)
-        late = judgement.Judgement(**{**vars(found), "action": action})
+    for late in (found, replace(found, action="ask")):
         with pytest.raises(ThawlineError, match="is version 3, where version 1 was expected"):
-            challenge.decide(project, params(**rules), late)
+            challenge.decide(project, params(), late)
     assert entries(project) == before and aliases(project)["champion"] == 3
     with pytest.raises(ThawlineError, match="is version 3, where version 1 was expected"):
         challenge.judge(project, params(), expected=1)
@@ -173,6 +174,6 @@ def test_folds_that_both_were_registered_with_are_compared(project: Project) -> 
     folds.to_parquet(project.repeat / "predictions.parquet")
     frame.loc[:299, "predicted"] = "帽子"
     judged.log(project, 1, frame, compare.FOLDS)
-    found = challenge.judge(project, params())
-    assert found is not None and found.verdict.decision == "promote"
+    found = asked(project, params())
+    assert found.verdict.decision == "promote"
     assert "3,000 cross-validated ones" in found.verdict.sentence
