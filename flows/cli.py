@@ -431,6 +431,24 @@ def compare(
 
 
 @app.command()
+def changes(as_json: Json = False) -> None:
+    """Say what changed in the data since the champion was trained, and whether to retrain, and why.
+
+    Brings data and features of the champion's backbone up to date, and runs nothing after.
+
+    Example: thawline changes
+    """
+    from flows import changes as found
+
+    advice = found.advise(find(), err)
+    if as_json:
+        _print_json(advice.as_json())
+        return
+    for line in advice.lines():
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
 ) -> None:

@@ -60,7 +60,7 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
     another run holds the project; `KeyboardInterrupt` once everything has stopped.
     """
     started = time.perf_counter()
-    with _held(project):
+    with held(project):
         values = params_file.load(project.root)
         if wish.assignments:
             values = params_file.set_values(project.root, wish.assignments)
@@ -77,7 +77,7 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
 
 
 @contextlib.contextmanager
-def _held(project: Project) -> Iterator[None]:
+def held(project: Project) -> Iterator[None]:
     """The project's run lock; one run at a time."""
     project.scratch.mkdir(parents=True, exist_ok=True)
     holder = project.scratch / "run.pid"

@@ -11,6 +11,7 @@ from tasks import freeze
 from tasks.params import Params
 from tasks.records import Project, ThawPlan, ViewPolicy
 
+AFTER_TRAINING = ("evaluate", "package")
 BACKWARD = 2  # a backward pass costs about so many forward ones
 
 
@@ -26,6 +27,11 @@ class StageCost:
 
 def before_evaluate(project: Project, params: Params) -> list[StageCost]:
     """The costs of the stages up to training, in pipeline order."""
+    return of_a_run(project, params)[: -len(AFTER_TRAINING)]
+
+
+def of_a_run(project: Project, params: Params) -> list[StageCost]:
+    """The costs of all stages, in pipeline order."""
     embeds = [f"embed@{name}" for name in params.embed.backbones]
     stages = [
         "prepare",
@@ -37,6 +43,7 @@ def before_evaluate(project: Project, params: Params) -> list[StageCost]:
         "tune",
         "train",
         "repeat",
+        *AFTER_TRAINING,
     ]
     folder = project.scratch / "stages"
     return [_read(folder / f"{stage}.json", stage) for stage in stages]

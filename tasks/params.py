@@ -305,6 +305,15 @@ class PromoteParams(Section):
     require_certificate: bool = True
 
 
+class RetrainParams(Section):
+    """When changed data is worth another training (`tasks.decision`)."""
+
+    min_new: Fraction = 0.05
+    min_examples: Count = 20
+    on_shift: bool = True
+    confidence: Annotated[float, Field(gt=0.5, le=0.995)] = 0.99
+
+
 class Params(Section):
     """The whole of `params.yaml`."""
 
@@ -326,6 +335,7 @@ class Params(Section):
     package: PackageParams = PackageParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")
     promote: PromoteParams = PromoteParams()
+    retrain: RetrainParams = RetrainParams()
 
     @field_validator("problem")
     @classmethod
