@@ -79,7 +79,7 @@ def advise(project: Project, console: Console) -> Advice:
     stages = costs.of_a_run(project, values)
     known = any(cost.seconds is not None for cost in stages)
     seconds = round(costs.total_seconds(stages), 1) if known else None
-    champion = _champion(project, values)
+    champion = known_champion(project, values)
     if champion is None:
         name = values.register_.model
         why = f"{name!r} has no champion yet that anything could be compared with"
@@ -92,11 +92,13 @@ def advise(project: Project, console: Console) -> Advice:
 
 def since(project: Project, params: Params, champion: Champion) -> Changes:
     """What changed from the champion's data to that of `data/prepared`, as it is there now."""
+    what = f"the data of version {champion.number}, the champion,"
+    if PREPARED not in champion.hashes:
+        raise ThawlineError(
+            f"{what} is not known, as it was not made by DVC; make one that is: thawline run"
+        )
     new = pd.read_parquet(project.manifest)
     with repository.opened(project) as repo:
-        what = f"the data of version {champion.number}, the champion,"
-        if PREPARED not in champion.hashes:
-            raise ThawlineError(f"{what} is not known: DVC has not made it")
         manifest = past.file(repo, champion.hashes[PREPARED], "manifest.parquet", what)
         old = pd.read_parquet(manifest)
         then, now = _features(repo, project, champion, DataVersion(old), DataVersion(new))
@@ -104,7 +106,8 @@ def since(project: Project, params: Params, champion: Champion) -> Changes:
     return changes.compare(then, now, params.retrain.confidence, params.seed, answers)
 
 
-def _champion(project: Project, params: Params) -> Champion | None:
+def known_champion(project: Project, params: Params) -> Champion | None:
+    """The champion and the hashes of what it was made from; None: there is none."""
     if store.is_embedded() and not (project.root / store.DATABASE).is_file():
         return None  # asking would make the database
     name = params.register_.model
@@ -170,7 +173,7 @@ def _answers(
     new: pd.DataFrame,
 ) -> Answers | None:
     """What the champion says of new examples, and said of its test examples; None: too few."""
-    rows = changes.unseen(old, new)
+    _, rows = changes.independent(old, new)
     rows = np.sort(np.random.default_rng(params.seed).permutation(rows)[:LIMIT])
     if EVALUATED not in champion.hashes or len(rows) < LEAST:
         return None

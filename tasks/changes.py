@@ -36,7 +36,7 @@ class Answers:
     """Class probabilities [n, classes] by the old model, of examples that it has not learned."""
 
     old: Floats  # of its test examples
-    new: Floats  # of `unseen` rows
+    new: Floats  # of the new `independent` rows
     classes: list[str]
 
 
@@ -137,13 +137,16 @@ def compare(
     )
 
 
-def unseen(old: pd.DataFrame, new: pd.DataFrame) -> Ints:
-    """Rows of the new manifest to compare with the old ones: new content, not of the test split,
-    one of each group, and of no group that has an old example (a near-duplicate is no evidence)."""
+def independent(old: pd.DataFrame, new: pd.DataFrame) -> tuple[Ints, Ints]:
+    """Rows of the old manifest, and those of new content in the new one, that tell whether the new
+    examples are like the old: not of the test split, one of each group, and none of a group that
+    has both, left out on either side alike."""
     known = new["id"].isin(old["id"])
-    akin = new["group"].isin(new.loc[known, "group"])
-    fresh = new[~known & ~akin & (new["split"] != "test")]
-    return fresh[~fresh["group"].duplicated()].index.to_numpy(np.int64)
+    mixed = new["group"].isin(new.loc[known, "group"]) & new["group"].isin(new.loc[~known, "group"])
+    before = old[(old["split"] != "test") & ~old["id"].isin(new.loc[mixed, "id"])]
+    after = new[(new["split"] != "test") & ~known & ~mixed]
+    rows = [part[~part["group"].duplicated()].index.to_numpy(np.int64) for part in (before, after)]
+    return rows[0], rows[1]
 
 
 def test_sentence(test: dict[str, Any]) -> str:
@@ -164,16 +167,18 @@ def test_sentence(test: dict[str, Any]) -> str:
 def _joined(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """One row an example of either version. Of content that is there under two labels, which only
     a given test split may hold, all labels together are its label."""
-    frames = [_once(frame).set_index("id") for frame in (old, new)]
-    return frames[0].join(frames[1], how="outer", lsuffix="_old", rsuffix="_new").reset_index()
+    frames = [_once(frame) for frame in (old, new)]
+    return frames[0].merge(frames[1], on="id", how="outer", suffixes=("_old", "_new"))
 
 
 def _once(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[["id", "label", "split", "source"]]
     twice = frame["id"].duplicated(keep=False)
-    labels = frame[twice].sort_values("label").groupby("id")["label"].agg(" | ".join)
-    once = frame.drop_duplicates("id")
-    return once.assign(label=once["id"].map(labels).fillna(once["label"]))
+    if not twice.any():
+        return frame
+    several = frame[twice].sort_values("label").groupby("id", as_index=False)
+    joined = several.agg({"label": " | ".join, "split": "first", "source": "first"})
+    return pd.concat([frame[~twice], joined])
 
 
 def _kinds(both: pd.DataFrame) -> Any:
@@ -219,9 +224,9 @@ def _shifts(
     found = []
     if _comparable(old, new):
         assert old.features is not None and new.features is not None
-        once = ~old.manifest["group"].iloc[old.rows].duplicated().to_numpy()
-        fresh = np.isin(new.rows, unseen(old.manifest, new.manifest))
-        found.append(shift.of_features(old.features[once], new.features[fresh], level, seed))
+        rows = independent(old.manifest, new.manifest)
+        before, after = (np.isin(v.rows, r) for v, r in zip((old, new), rows, strict=True))
+        found.append(shift.of_features(old.features[before], new.features[after], level, seed))
     if answers is not None:
         found.append(shift.of_predictions(answers.old, answers.new, level, answers.classes))
     return [each for each in found if each is not None]
