@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def test_a_damaged_or_foreign_folder_is_refused(two_versions: tuple[Project, str
         read(project, first, "manifest.parquet")
     listed = json.loads((cache(project) / first[:2] / first[2:]).read_text())
     kept = cache(project) / listed[0]["md5"][:2] / listed[0]["md5"][2:]
-    os.chmod(kept, 0o644)
+    kept.chmod(0o644)
     kept.write_text("jello\n")
     with pytest.raises(ThawlineError, match="it differs from what was written"):
         read(project, first)
