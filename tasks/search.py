@@ -152,9 +152,7 @@ def _asked(study: Study, search: Search, started: int) -> Trial:
     import optuna
 
     # A sampler of its own for each trial, so that a search that was killed goes on alike.
-    study.sampler = optuna.samplers.TPESampler(
-        seed=search.seed + started, multivariate=True, constant_liar=search.workers > 1
-    )
+    study.sampler = optuna.samplers.TPESampler(seed=search.seed + started, multivariate=True)
     study.pruner = _pruner(study, search.ladder)
     return study.ask()
 
@@ -278,7 +276,7 @@ def _about(study: Study, ladder: Sequence[str]) -> Values:
     each parameter in the spread of the losses (`importances`)."""
     import optuna
 
-    complete = [t for t in ended(study) if t.value is not None]
+    complete = _trials(study, "COMPLETE")
     found = agreement(ended(study), ladder)
     importances: dict[str, float] = {}
     if len(complete) >= LEAST_PAIRS and len({t.value for t in complete}) > 1:

@@ -139,6 +139,17 @@ def test_a_limit_steers_the_search_away_from_what_is_beyond_it(tmp_path: Path) -
     assert best["values"]["train.n"] == 4
 
 
+def test_hardly_anything_within_a_limit_still_gives_a_record(tmp_path: Path) -> None:
+    def judge(fidelity: str, values: dict[str, Any]) -> Judged:
+        if fidelity == "full" and values != WRITTEN:
+            raise Beyond("tune.max_drop", 0.1)
+        return valley(fidelity, values)
+
+    trials, study = run(tmp_path / "study.journal", judge, trials=8, fidelity="full")
+    assert [bool(trial["beyond"]) for trial in trials[:2]] == [False, True]
+    assert list(trials[1]["losses"]) == ["head", "short"] and study["importances"] == {}
+
+
 def slow(fidelity: str, values: dict[str, Any]) -> Judged:
     time.sleep(0.3)
     return valley(fidelity, values)
