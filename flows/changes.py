@@ -101,7 +101,9 @@ def since(project: Project, params: Params, champion: Champion) -> Changes:
     with repository.opened(project) as repo:
         manifest = past.file(repo, champion.hashes[PREPARED], "manifest.parquet", what)
         old = pd.read_parquet(manifest)
-        then, now = _features(repo, project, champion, DataVersion(old), DataVersion(new))
+        then, now = DataVersion(old), DataVersion(new)
+        if champion.backbone in params.embed.backbones:
+            then, now = _features(repo, project, champion, then, now)
         answers = _answers(repo, project, params, champion, old, new)
     return changes.compare(then, now, params.retrain.confidence, params.seed, answers)
 
@@ -149,9 +151,9 @@ def _update(project: Project, params: Params, champion: Champion, console: Conso
 def _features(
     repo: Any, project: Project, champion: Champion, old: DataVersion, new: DataVersion
 ) -> tuple[DataVersion, DataVersion]:
-    """Both versions with the deepest features of the champion's backbone, where both have them."""
+    """Both versions with the deepest features of the champion's backbone."""
     place = f"{FEATURES}/{champion.backbone}"
-    if place not in champion.hashes or not project.features(str(champion.backbone)).is_dir():
+    if place not in champion.hashes:
         return old, new
 
     def kept(name: str) -> Path:

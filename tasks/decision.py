@@ -56,8 +56,6 @@ def decide(found: Changes, params: RetrainParams, seconds: float | None = None) 
         reasons += [each.sentence.rstrip(".") for each in found.shifts if each.differs]
     if reasons:
         return Decision(RETRAIN, reasons, notes, seconds)
-    if found.shifted:
-        notes.append("Shifts are no reason by themselves here (retrain.on_shift).")
     return Decision(SKIP, [_too_little(found, changed, told, params)], notes, seconds)
 
 
