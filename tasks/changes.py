@@ -224,8 +224,9 @@ def _shifts(
     found = []
     if _comparable(old, new):
         assert old.features is not None and new.features is not None
-        rows = independent(old.manifest, new.manifest)
-        before, after = (np.isin(v.rows, r) for v, r in zip((old, new), rows, strict=True))
+        assert old.rows is not None and new.rows is not None
+        then, now = independent(old.manifest, new.manifest)
+        before, after = np.isin(old.rows, then), np.isin(new.rows, now)
         found.append(shift.of_features(old.features[before], new.features[after], level, seed))
     if answers is not None:
         found.append(shift.of_predictions(answers.old, answers.new, level, answers.classes))
@@ -237,8 +238,8 @@ def _comparable(old: DataVersion, new: DataVersion) -> bool:
     or other weights, they would differ for that alone."""
     if old.features is None or new.features is None:
         return False
-    ids = [version.manifest["id"].to_numpy()[version.rows] for version in (old, new)]
-    _, then, now = np.intersect1d(*ids, return_indices=True)
+    before, after = (v.manifest["id"].to_numpy(object)[v.rows] for v in (old, new))
+    _, then, now = np.intersect1d(before, after, return_indices=True)
     a, b = old.features[then[:NAMED]], new.features[now[:NAMED]]
     return a.shape == b.shape and bool(np.abs(a - b).sum() <= TOLERANCE * np.abs(a).sum())
 

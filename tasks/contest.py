@@ -103,7 +103,8 @@ def _round(
     recipe = TrainParams()
     setup = Setup.make(project, params, plan, recipe)
     targets = setup.targets["validation"].numpy()
-    right, curve = np.zeros(len(targets), bool), []
+    right: Right = np.zeros(len(targets), bool)
+    curve: list[float] = []
 
     def look(trained: Setup, state: State) -> None:
         right[:] = trained.predicted() == targets
