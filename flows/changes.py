@@ -176,7 +176,7 @@ def _answers(
 ) -> Answers | None:
     """What the champion says of new examples, and said of its test examples; None: too few."""
     _, rows = changes.independent(old, new)
-    rows = np.sort(np.random.default_rng(params.seed).permutation(rows)[:LIMIT])
+    rows = rows[np.sort(np.random.default_rng(params.seed).permutation(len(rows))[:LIMIT])]
     if EVALUATED not in champion.hashes or len(rows) < LEAST:
         return None
     what = f"version {champion.number}'s {EVALUATED}"

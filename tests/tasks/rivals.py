@@ -86,10 +86,8 @@ def race(start: float, root: Path, uri: str | None, number: int, answers: Any) -
     time.sleep(max(0.0, start - time.time()))
     while (now := aliases(project)["champion"]) < number:
         try:
-            won += (
-                promote(project, PARAMS, str(number), {"beats": now}, expected=now).kind
-                == "promotion"
-            )
+            made = promote(project, PARAMS, str(number), {"beats": now}, expected=now)
+            won += made.kind == "promotion"
         except ThawlineError as error:
             if "expected" not in str(error):
                 answers.put(str(error))
