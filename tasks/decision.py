@@ -53,7 +53,8 @@ def decide(found: Changes, params: RetrainParams, seconds: float | None = None) 
     if enough:
         reasons.append(f"{told}: {found.share:.1%} of the examples to learn from")
     if found.shifted and params.on_shift:
-        reasons += [each.sentence.rstrip(".") for each in found.shifts if each.differs]
+        shifts = [each.sentence.rstrip(".") for each in found.shifts if each.differs]
+        reasons += [each[:1].lower() + each[1:] for each in shifts]
     if reasons:
         return Decision(RETRAIN, reasons, notes, seconds)
     return Decision(SKIP, [_too_little(found, changed, told, params)], notes, seconds)

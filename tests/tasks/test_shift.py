@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from tasks import shift
+from tasks.metrics import Interval
 
 CLASSES = ["bag", "boot", "hat"]
 
@@ -70,7 +71,7 @@ def test_a_difference_that_is_sure_but_small_is_none_to_act_on() -> None:
     result = shift.of_features(old, new + 0.17, 0.005, 0)
     assert result is not None
     assert result.p_value <= 0.005
-    assert isinstance(result.size, shift.Interval)
+    assert isinstance(result.size, Interval)
     assert 0.5 < result.size.low < result.size.value < shift.LEAST_AUC
     assert not result.differs
 
