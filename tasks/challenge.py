@@ -29,7 +29,8 @@ def judge(project: Project, params: Params, expected: int | None = None) -> Judg
     again without a person. Raises `ThawlineError` when the challenger is not the packaged model,
     or the champion not `expected` (`NOBODY`: none).
     """
-    name, _ = params.register_.model, packaged(project)
+    packaged(project)  # refuses where there is none
+    name = params.register_.model
     with store.connect(project.root) as client:
         aliases = registry.aliases(client, name)
         number, rival = registry.require(aliases, name, CHALLENGER), aliases.get(CHAMPION)

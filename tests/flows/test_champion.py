@@ -159,6 +159,7 @@ def test_the_gate_asks_a_person_and_the_answer_promotes(tmp_path: Path) -> None:
     project = judged.two_versions(tmp_path / "project")
     rules = "promote: {when_undecided: ask}\n"
     (project.root / "params.yaml").write_text(PARAMS.format(seed=2) + rules)
+    (project.root / "dvc.yaml").write_text(DVC)
     judged.answer(project, gained=6, lost=2)
     known = register(project, params_file.load(project.root))
     line = dict(summary._rows(summary.summary(project, Ran(None, known, 0))))["champion"]
