@@ -91,7 +91,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def call(
-    folder: Path, *command: str, limit: float = 180, **variables: str
+    folder: Path, *command: str, limit: float = 480, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
@@ -104,13 +104,13 @@ def call(
     )
 
 
-def succeed(folder: Path, *command: str, limit: float = 180, **variables: str) -> str:
+def succeed(folder: Path, *command: str, limit: float = 480, **variables: str) -> str:
     done = call(folder, *command, limit=limit, **variables)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}\n{last_log(folder)}"
     return done.stdout
 
 
-def run(project: Project, *options: str, limit: float = 180, **variables: str) -> dict[str, Any]:
+def run(project: Project, *options: str, limit: float = 480, **variables: str) -> dict[str, Any]:
     """`thawline run` that must succeed; its summary, with `states`: stage → state."""
     command = ("thawline", "run", "--json", *options)
     result = json.loads(succeed(project.root, *command, limit=limit, **variables))

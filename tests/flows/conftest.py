@@ -79,7 +79,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def thawline(
-    project: Project | Path, *arguments: str, env: dict[str, str] | None = None, limit: float = 120
+    project: Project | Path, *arguments: str, env: dict[str, str] | None = None, limit: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run the console script in a project's folder."""
     folder = project.root if isinstance(project, Project) else project
