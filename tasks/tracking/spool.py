@@ -53,8 +53,8 @@ class Header:
     params: dict[str, str]
     tags: dict[str, str]
     dataset: dict[str, str] | None = None  # name, digest, source
-    children: list[Child] = field(default_factory=list)  # runs below it, which have ended already
     created_ms: int = field(default_factory=now_ms)
+    children: list[Child] = field(default_factory=list)  # runs below it, which have ended already
 
 
 class Spool:
