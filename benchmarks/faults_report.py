@@ -117,8 +117,9 @@ def _classes(values: dict[str, Any]) -> list[str]:
     return [
         *found,
         "",
-        "A class whose pictures are all inverted or half grey lies in the features as far from "
-        "others, and as wide, as a sound class may: nothing but a look at the pictures tells.",
+        "A class whose pictures are all inverted or half grey may lie in the features as far from "
+        "others, and be as wide, as a sound class: then nothing but a look at the pictures tells. "
+        "One threshold (`ODD_OWN_WORLD`) was set on draws of noise in these two data sets.",
     ]
 
 
