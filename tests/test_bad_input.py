@@ -53,9 +53,9 @@ def refused(folder: Path, *command: str, limit: float = 60, **variables: str) ->
 @pytest.mark.parametrize(
     ("right", "wrong", "sentence"),
     [
-        ("learning_rate: 0.01 ", "learning_rat: 0.01 ", "train.learning_rat: unknown key"),
-        ("learning_rate: 0.01 ", "learning_rate: .nan ", "train.learning_rate"),
-        ("learning_rate: 0.01 ", "learning_rate: .inf ", "train.learning_rate"),
+        ("learning_rate: 0.001 ", "learning_rat: 0.01 ", "train.learning_rat: unknown key"),
+        ("learning_rate: 0.001 ", "learning_rate: .nan ", "train.learning_rate"),
+        ("learning_rate: 0.001 ", "learning_rate: .inf ", "train.learning_rate"),
         ("weight_decay: 0.05 ", "weight_decay: .nan ", "train.weight_decay"),
         (
             "  backbone: auto",
