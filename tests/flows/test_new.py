@@ -42,7 +42,6 @@ def test_a_folder_of_class_folders_becomes_a_project(images: Path, tmp_path: Pat
     assert values.prepare.data == str(images)
     assert values.register_.model == "Blumen"
     assert values.train.epochs == 20  # few images, more passes
-    assert values.train.epochs == 20  # and more passes than by default
     assert versions.recorded(root) == versions.VERSIONS
     assert "number draws another split" in (root / "params.yaml").read_text()  # it is explained
     assert (root / ".git").is_dir()
