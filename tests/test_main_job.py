@@ -264,7 +264,8 @@ def test_an_alias_moved_by_somebody_else_is_told_once_and_respected(
     assert succeed(project.root, "thawline", "register") == done.stdout
 
     standing = json.loads(succeed(project.root, "thawline", "status", "--json"))
-    assert standing["registry"]["aliases"] == {"champion": 1, "challenger": 1}
+    aliases = {"champion": 1, "previous": 2, "challenger": 1}
+    assert standing["registry"]["aliases"] == aliases
     assert len(standing["registry"]["versions"]) == 2
     assert standing["metrics"].items() <= dvc_metrics(project).items()
     assert standing["running"] is None
@@ -351,6 +352,7 @@ def test_in_a_pulled_clone_nothing_trains_and_the_model_is_registered(
         "created": True,
         "notes": [],
         "moved": [],
+        "champion": 1,
     }
 
 
