@@ -21,7 +21,7 @@ from benchmarks.arms.data import Data
 from benchmarks.arms.runner import Arm, Run, Runner
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Summary
-from benchmarks.results_file import Results, commit
+from benchmarks.results_file import Results
 
 AUTO = Arm("auto", "thawline", {"freeze.strategy": "auto", "freeze.thaw_fraction": 1})
 HEAD = Arm("head_only", "thawline", {"freeze.strategy": "head_only"})
@@ -31,15 +31,7 @@ TENTHS = range(1, 11)
 def main() -> None:
     options = parsed(benchmark_parser("auto", __doc__, seeds=3, data=peer_data.NAMES))
     results = Results("auto", "The automatic thaw line against a sweep of depths", options.results)
-    runner = Runner(
-        options.work,
-        commit(),
-        "",
-        60 * options.patience,
-        options.kept,
-        options.threads,
-        options.jobs,
-    )
+    runner = Runner.of(options, jobs=options.jobs)
     values, lines = {}, []
     for name in options.data:
         data = peer_data.make(name, options.work, options.quick)

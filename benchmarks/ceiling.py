@@ -29,7 +29,7 @@ from benchmarks.arms import data as peer_data
 from benchmarks.arms.data import Data
 from benchmarks.arms.runner import Arm, Run, Runner
 from benchmarks.options import benchmark_parser, parsed
-from benchmarks.results_file import Results, commit
+from benchmarks.results_file import Results
 from tasks import params_file
 from tasks.engine.setup import Setup
 from tasks.records import Project, ThawPlan, Tuning
@@ -197,9 +197,7 @@ def main() -> None:
     results = Results("ceiling", "Training from the cache against its ceiling", options.results)
     data = peer_data.make("fashion_mnist", options.work, options.quick)
     loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
-    runner = Runner(
-        options.work, commit(), "", 60 * options.patience, options.kept, options.threads
-    )
+    runner = Runner.of(options)
     epochs = {"train.epochs": 2} if options.quick else {}
     cache = cached_against_uncached(runner, data, options.seeds, epochs)
     found = {"examples": data.describe(), "loops": loops, "cache": cache}

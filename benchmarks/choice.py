@@ -40,15 +40,7 @@ POINTS, SHARE = 0.5, 1 / 5  # what the choice may lose, and may cost
 def main() -> None:
     options = parsed(benchmark_parser("choice", __doc__, seeds=3, data=peer_data.NAMES))
     results = Results("choice", "Choosing a backbone against fine-tuning all", options.results)
-    runner = Runner(
-        options.work,
-        commit(),
-        "",
-        60 * options.patience,
-        options.kept,
-        options.threads,
-        options.jobs,
-    )
+    runner = Runner.of(options, jobs=options.jobs)
     names = QUICK if options.quick else tuple(decoys.descriptions())
     values, lines = {}, []
     for name in options.data:

@@ -35,7 +35,7 @@ from benchmarks.arms.runner import Arm, Run, Runner
 from benchmarks.arms.thawline_arm import BEFORE
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Summary
-from benchmarks.results_file import Results, commit
+from benchmarks.results_file import Results
 
 PRECISIONS = ("float32", "bfloat16")
 FASTAI = {"epochs": (2, 5), "base_lr": (2e-3, 5e-3, 1e-2, 2e-2)}
@@ -62,15 +62,7 @@ THAWLINE_RATES = (0.001, 0.002, 0.004)
 def main() -> None:
     options = _options()
     results = Results("peers", "Accuracy against CPU seconds", options.results)
-    runner = Runner(
-        options.work,
-        commit(),
-        options.fastai_python,
-        60 * options.patience,
-        options.kept,
-        options.threads,
-        options.jobs,
-    )
+    runner = Runner.of(options, options.fastai_python, options.jobs)
     rows, values, lines = {}, {}, _preface(options)
     for name in options.data:
         data = peer_data.make(name, options.work, options.quick)

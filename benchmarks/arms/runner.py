@@ -6,6 +6,7 @@ share a project folder.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import queue
@@ -27,7 +28,7 @@ import psutil
 from benchmarks import projects
 from benchmarks.arms import measured, thawline_arm
 from benchmarks.arms.data import BACKBONE, Data
-from benchmarks.results_file import ROOT
+from benchmarks.results_file import ROOT, commit
 from tasks import catalogue, files
 
 QUIET = 0.3  # cores in use by others below which the machine counts as quiet
@@ -66,6 +67,19 @@ class Runner:
     threads: int = 2  # that each arm computes with
     jobs: int = 1  # arms at a time
     _project: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, fastai_python: str = "", jobs: int = 1) -> Runner:
+        """For the options of a benchmark (`benchmarks.options`)."""
+        return cls(
+            options.work,
+            commit(),
+            fastai_python,
+            60 * options.patience,
+            options.kept,
+            options.threads,
+            jobs,
+        )
 
     def runs(self, data: Data, wanted: Sequence[tuple[Arm, int]], what: str) -> list[Run]:
         """A run for each arm and seed, in order: found, or measured now, `jobs` at a time."""
