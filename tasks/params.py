@@ -125,6 +125,7 @@ class SelectParams(Section):
     prefer: Literal["accuracy", "speed", "size"] = "speed"
     cost_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
     race: Annotated[int, Field(ge=0, le=16)] = 3
+    race_from: Annotated[int, Field(ge=0)] = 1000
     max_parameters: Count | None = None
     max_megabytes: Positive | None = None
     max_latency_ms: Positive | None = None

@@ -2,7 +2,8 @@
 
 Measured are leave-one-out accuracies on the frozen features of train + validation: a ridge head's
 at each depth that embed has kept, and k nearest neighbours' at the deepest. Candidates whose scores
-are close are raced (`tasks.contest`), since what thawing brings does not show in frozen features.
+are close are raced (`tasks.contest`), since what thawing brings does not show in frozen features;
+but only where there is enough validation data to see who has won.
 """
 
 from __future__ import annotations
@@ -52,19 +53,31 @@ def run(project: Project, params: Params) -> None:
     _require_one(ranked if automatic else [c for c in ranked if c.backbone == options.backbone])
     selections = {name: _selection(project, embeddings[name]) for name in names}
     agreement: dict[str, Any] = {}
-    if automatic and len(close := ranking.shortlist(ranked, options.race)) > 1:
+    close = ranking.shortlist(ranked, options.race) if automatic else []
+    examples = _validation_examples(project) if len(close) > 1 else 0
+    if examples and (raced := examples >= options.race_from):
         from tasks import contest
 
         contenders = [selections[candidate.backbone] for candidate in close]
         outcome = contest.run(project, params, contenders, ranking.worth(ranked, options))
         ranked, agreement = ranking.by_race(ranked, outcome)
     chosen = ranked[0].backbone if automatic else options.backbone
+    why = ranking.why(ranked, chosen, automatic, agreement.get("lead"))
+    if examples and not raced:
+        why += (
+            f" {len(close) - 1} close behind, not raced: {examples:,} validation examples would "
+            f"not tell them apart (select.race_from: {options.race_from:,})."
+        )
     replace(
         selections[chosen],
-        why=ranking.why(ranked, chosen, automatic, agreement.get("lead")),
+        why=why,
         candidates=ranked,
         agreement=agreement,
     ).write(project.selection)
+
+
+def _validation_examples(project: Project) -> int:
+    return sum(DataSummary.read(project.summary).counts["validation"].values())
 
 
 def _beyond(project: Project, params: Params, candidate: Candidate) -> str:

@@ -19,7 +19,7 @@ VERSIONS = {
     "prepare": 1,
     "augment": 4,
     "embed": 4,
-    "select": 5,
+    "select": 6,
     "inspect": 2,
     "freeze": 5,
     "tune": 7,

@@ -31,7 +31,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def settings(**section: object) -> Params:
     return drawn_project.params(
-        augment={"image_size": 32, "views": 2}, embed={"backbones": BACKBONES}, select=section
+        augment={"image_size": 32, "views": 2},
+        embed={"backbones": BACKBONES},
+        select={"race_from": 0} | section,
     )
 
 
@@ -68,6 +70,17 @@ def test_a_clear_lead_is_not_raced(project: Project, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(contest, "run", None)
     select.run(project, settings(prefer="size", cost_weight=1.0))
     assert not any(c.race for c in Selection.read(project.selection).candidates)
+
+
+def test_a_race_that_could_not_tell_is_left_out(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "CLOSE", 1.0)
+    monkeypatch.setattr(contest, "run", None)
+    select.run(project, settings(race_from=1000))
+    found = Selection.read(project.selection)
+    assert not any(c.race for c in found.candidates)
+    assert "1 close behind, not raced: " in found.why and "select.race_from: 1,000" in found.why
 
 
 def outcome(
