@@ -19,6 +19,11 @@ Finished runs are kept and not repeated, so that a stopped benchmark goes on whe
 Thawline's below --work, since they hold for one commit only, those of others in benchmarks/runs, by
 kind of machine.
 Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
+
+    .venv/bin/python -m benchmarks.peers --again benchmarks/results/peers.json …
+
+runs the peers that were chosen then once more, with the settings of then beside Thawline's default
+and head_only of now: on another machine, or with a newer Thawline. Writes peers_again.*.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from benchmarks import peers_report
@@ -36,6 +42,7 @@ from benchmarks.arms.thawline_arm import BEFORE
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Summary
 from benchmarks.results_file import Results
+from tasks import files
 
 PRECISIONS = ("float32", "bfloat16")
 FASTAI = {"epochs": (2, 5), "base_lr": (2e-3, 5e-3, 1e-2, 2e-2)}
@@ -61,23 +68,25 @@ THAWLINE_RATES = (0.001, 0.002, 0.004)
 
 def main() -> None:
     options = _options()
-    results = Results("peers", "Accuracy against CPU seconds", options.results)
+    name = "peers_again" if options.again else "peers"
+    results = Results(name, "Accuracy against CPU seconds", options.results)
     runner = Runner.of(options, options.fastai_python, options.jobs)
     rows, values, lines = {}, {}, _preface(options)
     for name in options.data:
         data = peer_data.make(name, options.work, options.quick)
         print(f"{name}: {data.describe()}", flush=True)
-        found = measure(runner, data, options)
+        found = again(runner, data, options) if options.again else measure(runner, data, options)
         rows[name] = found["arms"]
         values[name] = found
         lines += _section(name, found)
-    peers_report.plot(rows, options.results / "peers.svg")
-    results.write({"data": values}, [*lines, "![accuracy against CPU seconds](peers.svg)"])
+    peers_report.plot(rows, options.results / f"{results.name}.svg")
+    shown = f"![accuracy against CPU seconds]({results.name}.svg)"
+    results.write({"data": values}, [*lines, shown])
 
 
 def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Tune the peers, run all chosen arms with all seeds, and compare."""
-    own = [Arm(f"Thawline, {name}", "thawline", changed) for name, changed in THAWLINE.items()]
+    own = _own()
     [first] = runner.runs(data, [(own[0], 0)], "thaw line")
     fast, speeds = _fastest(runner, data, PRECISIONS[: 1 if options.quick else None])
     tuned = _tuned(
@@ -93,20 +102,40 @@ def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str
         tuned |= _tuned(runner, data, _thaw_lines())
     # Dear ones first, so that several jobs end together.
     chosen = [*(_best(runs).arm for runs in reversed(tuned.values())), *own]
-    # Other seeds than the one that all were tuned with.
+    tuning = [_brief(run) for found in tuned.values() for run in found]
+    return {"speeds": speeds, "tuning": tuning, **compared(runner, data, chosen, options)}
+
+
+def again(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
+    """The arms of an earlier result, but for Thawline's, as they were chosen then."""
+    earlier = files.read_json(options.again)
+    found = earlier["data"][data.name]
+    peers = [
+        Arm(row["arm"], row["kind"], row["settings"])
+        for row in found["arms"]
+        if row["kind"] != "thawline" and row["arm"] not in options.leave_out
+    ]
+    kept = {name: found[name] for name in ("speeds", "tuning")}
+    tuned = {"on": earlier["machine"], "date": earlier["date"]}
+    return {**kept, "tuned": tuned, **compared(runner, data, [*peers, *_own()], options)}
+
+
+def compared(
+    runner: Runner, data: Data, chosen: Sequence[Arm], options: argparse.Namespace
+) -> dict[str, Any]:
+    """All arms with all seeds, but the one that they were tuned with."""
     wanted = [(arm, seed) for seed in range(1, options.seeds + 1) for arm in chosen]
-    runs: dict[str, list[Run]] = {arm.label: [] for arm in (*own, *chosen)}
+    runs: dict[str, list[Run]] = {arm.label: [] for arm in chosen}
     for run in runner.runs(data, wanted, "comparison"):
         runs[run.arm.label].append(run)
     summaries = [Summary(found) for found in runs.values()]
+    default = next(arm.label for arm in chosen if arm.kind == "thawline" and not arm.settings)
     return {
         "examples": data.describe(),
-        "speeds": speeds,
-        "tuning": [_brief(run) for found in tuned.values() for run in found],
         "arms": peers_report.rows(summaries),
         "equal_cost": peers_report.equal_cost(summaries),
         "before_training": {
-            stage: runs[own[0].label][-1].record["notes"]["stages"][stage] for stage in BEFORE
+            stage: runs[default][-1].record["notes"]["stages"][stage] for stage in BEFORE
         },
     }
 
@@ -145,6 +174,10 @@ def _grid(fast: dict[str, dict[str, Any]], line: str, quick: bool) -> list[Arm]:
             settings = common | dict(zip(grid, value, strict=True))
             arms.append(Arm(PYTORCH_LABELS[part], "pytorch", settings))
     return arms
+
+
+def _own() -> list[Arm]:
+    return [Arm(f"Thawline, {name}", "thawline", changed) for name, changed in THAWLINE.items()]
 
 
 def _thaw_lines() -> list[Arm]:
@@ -233,13 +266,17 @@ def _section(name: str, found: dict[str, Any]) -> list[str]:
         f"CPU seconds of one epoch by way to compute: {speeds}.",
         "",
         f"Chosen settings: {settings}.",
+        *([f"Tuned on {tuned['on']}, {tuned['date']}."] if (tuned := found.get("tuned")) else []),
         "",
     ]
 
 
 def _options() -> argparse.Namespace:
     parser = benchmark_parser("peers", __doc__, seeds=3, data=peer_data.NAMES)
-    parser.add_argument("--fastai-python", required=True, help="of the environment with fastai")
+    add = parser.add_argument
+    add("--fastai-python", required=True, help="of the environment with fastai")
+    add("--again", type=Path, metavar="RESULT", help="with the settings of this earlier result")
+    add("--leave-out", nargs="+", default=[], metavar="ARM", help="arms of it that are not run")
     return parsed(parser)
 
 

@@ -10,9 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import checkout as checkouts
+from flows import past
 from tasks import challenge, params_file, promotion
+from tasks.errors import ThawlineError
 from tasks.judgement import Judgement
 from tasks.ledger import CHAMPION, KEPT, WAITING
+from tasks.params import Params
 from tasks.promotion import Outcome
 from tasks.records import Project
 
@@ -25,12 +28,30 @@ Answer = tuple[dict[str, Any], list[str]]  # for programs, and the lines for peo
 def ask_gate(project: Project, expected: int | None, approved: bool, reason: str) -> Answer:
     """Let the gate judge the challenger, and do what it says, or what a person says to that."""
     values = params_file.load(project.root)
-    found = challenge.judge(project, values, expected)
+    found, note = judge(project, values, expected)
     if found is None:
         made = promotion.promote(project, values, CHAMPION, {})  # it is: nothing changes
         return asdict(made), _lines(made)
     made = challenge.decide(project, values, found, approved, reason)
-    return {**asdict(made), "gate": found.as_json()}, [*_lines(made), *_to_answer(found, made)]
+    told = [*note, *_lines(made), *_to_answer(found, made)]
+    return {**asdict(made), "gate": found.as_json()}, told
+
+
+def judge(
+    project: Project, values: Params, expected: int | None = None
+) -> tuple[Judgement | None, list[str]]:
+    """Ask the gate on the champion's test set and on what has come since; a note where it cannot.
+
+    The judgement is None when the packaged model is champion already.
+    """
+    data, note = None, []
+    known = past.champion(project, values)
+    if known is not None:
+        try:
+            data = past.data(project, known)
+        except ThawlineError as error:
+            note = [f"judged on the test examples that both models have seen alone: {error}"]
+    return challenge.judge(project, values, expected, data), note
 
 
 def promote(project: Project, version: str, expected: int | None, reason: str) -> Answer:

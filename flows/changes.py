@@ -22,29 +22,17 @@ from tasks import (
     plugins,
     predict,
     problems,
-    snapshot,
     versions,
 )
 from tasks.changes import Answers, Changes, DataVersion
 from tasks.decision import Decision
 from tasks.embed import deepest
-from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Embedding, Project
 from tasks.shift import LEAST, LIMIT
-from tasks.tracking import registry, runs, store
 
-PREPARED, FEATURES, EVALUATED = "data/prepared", "outputs/features", "outputs/evaluate"
+FEATURES, EVALUATED = "outputs/features", "outputs/evaluate"
 LIMIT_SECONDS = 24 * 3600.0  # of a stage
-
-
-@dataclass(frozen=True)
-class Champion:
-    """What is known of the data that the champion was trained on."""
-
-    number: int
-    backbone: str | None
-    hashes: dict[str, str]  # of DVC, by path
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,7 @@ def advise(project: Project, console: Console) -> Advice:
     stages = costs.of_a_run(project, values)
     known = any(cost.seconds is not None for cost in stages)
     seconds = round(costs.total_seconds(stages), 1) if known else None
-    champion = known_champion(project, values)
+    champion = past.champion(project, values)
     if champion is None:
         name = values.register_.model
         why = f"{name!r} has no champion yet that anything could be compared with"
@@ -90,16 +78,12 @@ def advise(project: Project, console: Console) -> Advice:
     return Advice(champion.number, found, decision.decide(found, values.retrain, seconds))
 
 
-def since(project: Project, params: Params, champion: Champion) -> Changes:
+def since(project: Project, params: Params, champion: past.Champion) -> Changes:
     """What changed from the champion's data to that of `data/prepared`, as it is there now."""
-    what = f"the data of version {champion.number}, the champion,"
-    if PREPARED not in champion.hashes:
-        raise ThawlineError(
-            f"{what} is not known, as it was not made by DVC; make one that is: thawline run"
-        )
+    what = past.data_name(champion)
     new = pd.read_parquet(project.manifest)
     with repository.opened(project) as repo:
-        manifest = past.file(repo, champion.hashes[PREPARED], "manifest.parquet", what)
+        manifest = past.file(repo, champion.hashes[past.PREPARED], "manifest.parquet", what)
         old = pd.read_parquet(manifest)
         then, now = DataVersion(old), DataVersion(new)
         if champion.backbone in params.embed.backbones:
@@ -108,26 +92,7 @@ def since(project: Project, params: Params, champion: Champion) -> Changes:
     return changes.compare(then, now, params.retrain.confidence, params.seed, answers)
 
 
-def known_champion(project: Project, params: Params) -> Champion | None:
-    """The champion and the hashes of what it was made from; None: there is none."""
-    if store.is_embedded() and not (project.root / store.DATABASE).is_file():
-        return None  # asking would make the database
-    name = params.register_.model
-    with store.connect(project.root) as client:
-        number = registry.aliases(client, name).get("champion")
-        if number is None:
-            return None
-        version = registry.get(client, name, number)
-        lock = snapshot.fetch(client, version).get(repository.LOCK_FILE, b"")
-    tagged = {
-        key.removeprefix(runs.DVC): value
-        for key, value in version.tags.items()
-        if key.startswith(runs.DVC)
-    }
-    return Champion(number, version.tags.get("thawline.backbone"), past.hashes(lock) | tagged)
-
-
-def _update(project: Project, params: Params, champion: Champion, console: Console) -> None:
+def _update(project: Project, params: Params, champion: past.Champion, console: Console) -> None:
     """Run what data and features need, as `thawline run` would, and nothing after."""
     listed = champion.backbone in params.embed.backbones
     wanted = f"embed@{champion.backbone}" if listed else "prepare"
@@ -149,7 +114,7 @@ def _update(project: Project, params: Params, champion: Champion, console: Conso
 
 
 def _features(
-    repo: Any, project: Project, champion: Champion, old: DataVersion, new: DataVersion
+    repo: Any, project: Project, champion: past.Champion, old: DataVersion, new: DataVersion
 ) -> tuple[DataVersion, DataVersion]:
     """Both versions with the deepest features of the champion's backbone."""
     place = f"{FEATURES}/{champion.backbone}"
@@ -170,7 +135,7 @@ def _answers(
     repo: Any,
     project: Project,
     params: Params,
-    champion: Champion,
+    champion: past.Champion,
     old: pd.DataFrame,
     new: pd.DataFrame,
 ) -> Answers | None:

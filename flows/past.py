@@ -1,16 +1,85 @@
-"""Files of an earlier version of the project, by the hashes that its lock file names: from DVC's
-cache, else from its remote. The working tree stays as it is."""
+"""What the champion was made from, by the hashes that its lock file names: from DVC's cache, else
+from its remote. The working tree stays as it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows import repository
-from tasks import params_file
+from tasks import params_file, snapshot
 from tasks.errors import ThawlineError
+from tasks.params import Params
+from tasks.records import Project
+from tasks.tracking import registry, runs, store
+
+PREPARED = "data/prepared"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What is known of the data that the champion was trained on."""
+
+    number: int
+    backbone: str | None
+    hashes: dict[str, str]  # of DVC, by path
+
+
+def champion(project: Project, params: Params) -> Champion | None:
+    """The champion and the hashes of what it was made from; None: there is none."""
+    if store.is_embedded() and not (project.root / store.DATABASE).is_file():
+        return None  # asking would make the database
+    name = params.register_.model
+    with store.connect(project.root) as client:
+        number = registry.aliases(client, name).get("champion")
+        if number is None:
+            return None
+        version = registry.get(client, name, number)
+        lock = snapshot.fetch(client, version).get(repository.LOCK_FILE, b"")
+    tagged = {
+        key.removeprefix(runs.DVC): value
+        for key, value in version.tags.items()
+        if key.startswith(runs.DVC)
+    }
+    return Champion(number, version.tags.get("thawline.backbone"), hashes(lock) | tagged)
+
+
+def data(project: Project, known: Champion) -> Project:
+    """A project in scratch whose prepared data is the champion's: to be read only.
+
+    Raises `ThawlineError` when it was not made by DVC, or neither cache nor remote has it whole.
+    """
+    what = data_name(known)
+    digest = known.hashes[PREPARED]
+    home = project.scratch / "past"
+    made = Project(home / digest.removesuffix(".dir"))
+    if not made.prepared.is_dir():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        building = Path(tempfile.mkdtemp(dir=home))
+        with repository.opened(project) as repo:
+            for inside, member in _members(repo, digest, what).items():
+                place = building / PREPARED / inside
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link(_cached(repo, member, what), place)
+        building.replace(made.root)
+    return made
+
+
+def data_name(known: Champion) -> str:
+    """Its data in words. Raises `ThawlineError` when it was not made by DVC."""
+    what = f"the data of version {known.number}, the champion,"
+    if PREPARED not in known.hashes:
+        raise ThawlineError(
+            f"{what} is not known, as it was not made by DVC; make one that is: thawline run"
+        )
+    return what
 
 
 def hashes(lock: bytes) -> dict[str, str]:
@@ -26,11 +95,23 @@ def file(repo: Any, digest: str, inside: str, what: str) -> Path:
     Raises `ThawlineError` when neither the cache nor the remote has it as it was; `what` it is,
     for the sentence.
     """
-    listed = json.loads(_cached(repo, digest, what).read_bytes())
-    found = {entry["relpath"]: entry["md5"] for entry in listed}
+    found = _members(repo, digest, what)
     if inside not in found:
         raise ThawlineError(f"{what} holds no {inside}: it was written by another Thawline")
     return _cached(repo, found[inside], what)
+
+
+def _members(repo: Any, digest: str, what: str) -> dict[str, str]:
+    """The files of a folder, by their path in it."""
+    listed = json.loads(_cached(repo, digest, what).read_bytes())
+    return {entry["relpath"]: entry["md5"] for entry in listed}
+
+
+def _link(kept: Path, place: Path) -> None:
+    try:
+        os.link(kept, place)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(kept, place)
 
 
 def _cached(repo: Any, digest: str, what: str) -> Path:

@@ -7,11 +7,13 @@ against a champion that was moved meanwhile decides nothing.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from tasks import files, gate, promotion
+from tasks import files, gate, predict, promotion
 from tasks.errors import ThawlineError
 from tasks.gate import GateParams, collect
+from tasks.gate.together import together
 from tasks.judgement import Judgement
 from tasks.ledger import CHALLENGER, CHAMPION, KEPT, ROLLBACK, WAITING, Ledger
 from tasks.params import Params
@@ -22,11 +24,15 @@ from tasks.report import judged
 from tasks.tracking import registry, store
 
 
-def judge(project: Project, params: Params, expected: int | None = None) -> Judgement | None:
+def judge(
+    project: Project, params: Params, expected: int | None = None, past: Project | None = None
+) -> Judgement | None:
     """Ask the gate about the packaged model; None when it is champion already.
 
-    Without a champion, the commonest class is to beat. What was rolled back from is not promoted
-    again without a person. Raises `ThawlineError` when the challenger is not the packaged model,
+    `past`: a project whose prepared data is the champion's, so that both are judged on its test set
+    and on what has come since; without it, on the test examples that both have seen. Without a
+    champion, the commonest class is to beat. What was rolled back from is not promoted again
+    without a person. Raises `ThawlineError` when the challenger is not the packaged model,
     or the champion not `expected` (`NOBODY`: none).
     """
     packaged(project)  # refuses where there is none
@@ -41,11 +47,11 @@ def judge(project: Project, params: Params, expected: int | None = None) -> Judg
             return None
         champion = registry.get(client, name, rival) if rival else None
         entries = Ledger(client, project, name).read()
-    verdict = gate.judge(
-        collect.of_project(project, params, f"{name} version {number}"),
-        collect.of_version(project, params, champion) if champion else None,
-        GateParams.of(params),
-    )
+    own = collect.of_project(project, params, f"{name} version {number}")
+    other = collect.of_version(project, params, champion) if champion else None
+    if champion and other and past:
+        own, other = together(project, params, own, other, _files(project, params, champion), past)
+    verdict = gate.judge(own, other, GateParams.of(params))
     action, note = verdict.action(params.promote), ""
     if action == "promote" and (ROLLBACK, number) in {(e.kind, e.from_version) for e in entries}:
         action, note = "ask", f"version {number} was rolled back from, so a person decides"
@@ -77,6 +83,13 @@ def decide(
         return promotion.promote(project, params, str(number), evidence, expected, reason)
     kind = WAITING if found.action == "ask" else KEPT
     return promotion.keep(project, params, number, evidence, expected, reason, kind)
+
+
+def _files(project: Project, params: Params, version: registry.Version) -> Path:
+    """The packaged folder of a registered version, checked."""
+    name = params.register_.model
+    with store.connect(project.root) as client:
+        return predict.packaged_copy(client, params.problem, name, version.number)
 
 
 def _require_packaged(project: Project, name: str, challenger: registry.Version) -> None:

@@ -92,6 +92,11 @@ def checked_copy(client: MlflowClient, problem: str, name: str, number: int) -> 
     return folder
 
 
+def packaged_copy(client: MlflowClient, problem: str, name: str, number: int) -> Path:
+    """The packaged model folder of a registered version; raises as `checked_copy`."""
+    return checked_copy(client, problem, name, number) / "artifacts" / "models"
+
+
 def expand(images: Iterable[str | Path]) -> list[Path]:
     """The image files named, and those inside the folders named, sorted, hidden ones left out.
 

@@ -203,7 +203,7 @@ def _registered(
                 f"that there is, such as models:/{name}@challenger, or a number: models:/{name}/1"
             )
         number = int(version) if version.isdigit() else aliases[version]
-        folder = predict.checked_copy(client, problem, name, number) / "artifacts" / "models"
+        folder = predict.packaged_copy(client, problem, name, number)
         digest = load_predictor(problem).verify(folder)
         yield folder, f"{name} version {number} (model {digest[:12]})"
 

@@ -7,7 +7,7 @@ are: `docs/decisions/0022-gate.md`.
 
 from __future__ import annotations
 
-from tasks.gate import accuracy, limits, paired, subsets
+from tasks.gate import accuracy, limits, subsets
 from tasks.gate.evidence import Evidence, Loaded, Shared, shared
 from tasks.gate.verdict import Decision, Rule, Verdict
 from tasks.params import Params, PromoteParams
@@ -43,7 +43,7 @@ def judge(challenger: Evidence, champion: Evidence | None, rules: GateParams) ->
     failed = [rule for rule in found if rule.state == "failed"]
     open_ = [rule for rule in found if rule.state == "undecided"]
     decision: Decision = "keep" if failed else "undecided" if open_ else "promote"
-    more = paired.needed(judged.pairs, judged.claims) if decision == "undecided" else None
+    more = judged.needed if decision == "undecided" else None
     if failed:
         stays = "Keep the champion." if champion else "Not good enough for a first champion."
         told = f"{stays} {failed[0].sentence}"
@@ -62,7 +62,9 @@ def _another(challenger: Evidence, champion: Evidence | None) -> Rule:
 
 
 def _same_test(test: Shared) -> Rule:
+    new = 0 if test.newest is None else int(test.newest.sum())
+    since = f", {new:,} of them newer than the champion" if new else ""
     missing = f"; {test.left_out:,} more were judged by one of them" if test.left_out else ""
-    told = f"Both were judged on the same {len(test.examples):,} test examples{missing}."
-    numbers = {"examples": len(test.examples), "left_out": test.left_out}
+    told = f"Both were judged on the same {len(test.examples):,} test examples{since}{missing}."
+    numbers = {"examples": len(test.examples), "left_out": test.left_out, "newest": new}
     return Rule("same_test", "passed", told, numbers)

@@ -4,6 +4,8 @@
 - `not_worse`: with 99 % certainty no more than `max_loss` is lost (a score test of non-inferiority,
   Tango 1998); else undecided. It keeps its word where `better` alone, on few examples on which the
   models often differ, would let a much worse one through.
+- `frozen_test`: where newer examples are judged too, the same of the champion's test set alone, at
+  which data that was damaged since cannot show a gain; it fails where the model is surely worse.
 - `min_gain`: fails where the gain surely is below `min_gain`, be it because the model is worse. A
   gain between 0 and there may be called either way, so enough examples always decide.
 """
@@ -14,26 +16,31 @@ from dataclasses import dataclass
 
 from tasks.gate import paired
 from tasks.gate.evidence import Evidence, Shared, shared
-from tasks.gate.paired import Claims, Pairs
-from tasks.gate.verdict import NOT_WORSE, Rule, State
+from tasks.gate.paired import Claims, NotWorse, Pairs
+from tasks.gate.verdict import Rule, State
 from tasks.params import PromoteParams
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The rules' states, and what decides them."""
+    """The rules' states, and for each that examples can decide, what does."""
 
     rules: list[Rule]
-    pairs: Pairs
-    claims: Claims
+    claims: dict[str, tuple[Pairs, Claims]]
+
+    @property
+    def needed(self) -> int:
+        """How many more examples decide the rules that are undecided."""
+        open_ = {self.claims[rule.name] for rule in self.rules if rule.state == "undecided"}
+        return max(paired.needed(pairs, claims) for pairs, claims in open_)
 
 
 def judge(
     challenger: Evidence, champion: Evidence | None, test: Shared, rules: PromoteParams
 ) -> Judged:
-    """The three rules; by cross-validation where the test set is small and both bring folds."""
-    claims = Claims(rules.confidence, rules.min_gain, rules.max_loss)
-    tested = Pairs.of(test.steps, test.groups)
+    """The rules; by cross-validation where the test set is small and both bring folds."""
+    options = (rules.confidence, rules.min_gain, rules.max_loss)
+    claims, tested = Claims(*options), Pairs.of(test.steps, test.groups)
     pairs, where = tested, f"{len(test.examples):,} test examples"
     if len(test.examples) < rules.folds_below:
         folds = _by_folds(challenger, champion)
@@ -49,7 +56,13 @@ def judge(
         _not_worse(certain_low, claims),
         _min_gain(min(span[1], high_tested), claims),
     ]
-    return Judged(made, pairs, claims)
+    deciding = {"better": (pairs, claims), "not_worse": (pairs, claims)}
+    if test.newest is not None:
+        old = ~test.newest
+        frozen = Pairs.of(test.steps[old], test.groups[old])
+        made.append(_frozen_test(frozen, claims, int(old.sum())))
+        deciding["frozen_test"] = (frozen, NotWorse(*options))
+    return Judged(made, deciding)
 
 
 def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
@@ -90,9 +103,25 @@ def _not_worse(low: float, claims: Claims) -> Rule:
     allowed = f"the {100 * claims.max_loss:g} points that may be lost"
     numbers = {"low": low, "max_loss": claims.max_loss}
     if low > -claims.max_loss:
-        return Rule(NOT_WORSE, "passed", f"Surely no worse by {allowed}.", numbers)
+        return Rule("not_worse", "passed", f"Surely no worse by {allowed}.", numbers)
     told = f"It may lose {points(-low).lstrip('+')} points, more than {allowed}."
-    return Rule(NOT_WORSE, "undecided", told, numbers)
+    return Rule("not_worse", "undecided", told, numbers)
+
+
+def _frozen_test(pairs: Pairs, claims: Claims, examples: int) -> Rule:
+    """The champion's own test set, without what has come since."""
+    worse = float(paired.p_values(pairs.lost, pairs.gained)) <= (1 - claims.confidence) / 2
+    [[low, _]] = paired.intervals([pairs], 2 * paired.CERTAIN - 1).tolist()
+    numbers = {"gain": pairs.gain, "low": low, "examples": examples, "max_loss": claims.max_loss}
+    told = f"{points(pairs.gain)} points on the champion's own {examples:,} test examples"
+    if worse:
+        return Rule("frozen_test", "failed", f"{told}: surely worse.", numbers)
+    if low > -claims.max_loss:
+        return Rule(
+            "frozen_test", "passed", f"{told}: surely no worse by what may be lost.", numbers
+        )
+    may = points(-low).lstrip("+")
+    return Rule("frozen_test", "undecided", f"{told}: it may lose {may} there.", numbers)
 
 
 def _min_gain(high: float, claims: Claims) -> Rule:

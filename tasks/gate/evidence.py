@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from tasks.errors import DataError
 from tasks.metrics import Ints
+
+Flags = npt.NDArray[np.bool_]
+
+# Column of a challenger's predictions: what is in no test set that the champion was judged on.
+NEWEST = "newest"
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Evidence:
     name: str  # for people
     digest: str  # of the model that was judged
     # A row a test example: `id`, `group`, `label`, `predicted`; of a challenger also
-    # `probability` (of `predicted`) and the data's own columns, `column.NAME`.
+    # `probability` (of `predicted`), the data's own columns, `column.NAME`, and `NEWEST`.
     predictions: pd.DataFrame
     # The same of all examples, each by a model that was not trained on it, and its `fold`.
     folds: pd.DataFrame | None = None
@@ -49,6 +55,13 @@ class Shared:
     steps: Ints  # [n]: 1 where it alone is right, -1 where the champion alone is, else 0
     groups: Ints  # [n]
     left_out: int  # examples that only one of them has judged
+
+    @property
+    def newest(self) -> Flags | None:
+        """[n], which examples have come since the champion; None: none has, or nobody knows."""
+        if NEWEST not in self.examples or not self.examples[NEWEST].any():
+            return None
+        return self.examples[NEWEST].to_numpy(np.bool_)
 
 
 def shared(challenger: pd.DataFrame, champion: pd.DataFrame | None) -> Shared:

@@ -70,6 +70,15 @@ class Claims:
         return self.min_gain - sure * error, promoted
 
 
+class NotWorse(Claims):
+    """What is to be proved instead: the gain is above -`max_loss`, or below 0."""
+
+    def thresholds(self, apart: float, examples: float) -> tuple[float, float]:
+        sure, certain = _normal(0.5 + self.confidence / 2), _normal(CERTAIN)
+        error = math.sqrt(apart / examples)
+        return -sure * error - 1 / examples, certain * error - self.max_loss
+
+
 def design_effect(steps: Ints, groups: Ints) -> float:
     """The variance of a mean over groups against that over as many separate examples; at least 1.
 

@@ -71,7 +71,9 @@ def _classes(test: Shared) -> Iterator[tuple[str, str, Any]]:
 
 
 def _slices(test: Shared) -> Iterator[tuple[str, str, Any]]:
-    """The values of the data's own columns that are not too rare to be judged."""
+    """What is newer than the champion, and the values of the data's own columns; rare ones not."""
+    if test.newest is not None and slices.LEAST <= test.newest.sum() < len(test.newest):
+        yield "slices", "newest data", test.newest
     for column in (str(name) for name in test.examples if str(name).startswith(COLUMN)):
         values = slices.values(test.examples[column])
         for value in sorted(values.unique(), key=str):

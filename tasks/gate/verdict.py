@@ -10,7 +10,7 @@ from tasks.params import PromoteParams
 
 State = Literal["passed", "failed", "undecided", "skipped"]
 Decision = Literal["promote", "keep", "undecided"]
-NOT_WORSE = "not_worse"  # the rule that alone promotes by `promote_if_not_worse`
+NOT_WORSE = ("not_worse", "frozen_test")  # the rules that alone promote by `promote_if_not_worse`
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Verdict:
         if decision == "undecided":
             decision = rules.when_undecided
             if decision == "promote_if_not_worse":
-                decision = "promote" if self.rule(NOT_WORSE).state == "passed" else "keep"
+                open_ = [rule for rule in self.rules if rule.state == "undecided"]
+                decision = "keep" if any(r.name in NOT_WORSE for r in open_) else "promote"
         if decision == "promote":
             return "ask" if rules.approve else "promote"
         return "ask" if decision == "ask" else "keep"

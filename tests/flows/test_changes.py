@@ -105,7 +105,7 @@ def test_a_champion_of_unknown_data_is_told(tmp_path: Path) -> None:
     trained_project.packaged(project.root)
     params = trained_project.params()
     assert register(project, params) is not None
-    found = changes.known_champion(project, params)
+    found = past.champion(project, params)
     assert found is not None and found.number == 1
     assert found.backbone == trained_project.BACKBONE
     with pytest.raises(ThawlineError, match=r"the data of version 1, the champion, is not known"):

@@ -257,13 +257,42 @@ def test_only_shared_examples_with_the_same_labels_are_judged() -> None:
     ours, theirs = rivals(60, 20)
     shuffled = theirs.predictions.iloc[::-1].iloc[:990]
     fewer = of((ours, replace(theirs, predictions=shuffled)))
-    assert fewer.rule("same_test").numbers == {"examples": 990, "left_out": 10}
+    assert fewer.rule("same_test").numbers == {"examples": 990, "left_out": 10, "newest": 0}
     same = of((ours, replace(theirs, predictions=theirs.predictions.iloc[::-1])))
     assert same.rule("better") == of((ours, theirs)).rule("better")
     with pytest.raises(DataError, match=r"different labels \(1000 of 1000"):
         of((ours, replace(theirs, predictions=theirs.predictions.assign(label="x"))))
     with pytest.raises(DataError, match="different examples"):
         of((ours, replace(theirs, predictions=theirs.predictions.assign(id="x"))))
+
+
+def with_newer(frozen: tuple[int, int], newest: tuple[int, int], count: int = 3000) -> Verdict:
+    """So many gained and lost on the champion's own test set, and on 500 newer examples."""
+    pairs = [rivals(*frozen, count), rivals(*newest, 500)]
+    new = [[each.predictions for each in pair] for pair in pairs]
+    for frame in new[1]:
+        frame["id"] = frame["group"] = "new " + frame["id"]
+    ours, theirs = (pd.concat(frames, ignore_index=True) for frames in zip(*new, strict=True))
+    ours["newest"] = np.arange(len(ours)) >= count
+    challenger, champion = pairs[0]
+    return of((replace(challenger, predictions=ours), replace(champion, predictions=theirs)))
+
+
+def test_damaged_new_data_cannot_buy_a_loss_on_the_champions_test_set() -> None:
+    sure, may = with_newer((20, 60), (150, 0)), with_newer((20, 35), (150, 0), 1000)
+    assert sure.rule("better").state == may.rule("better").state == "passed"
+    assert sure.decision == "keep" and "frozen_test" in failed(sure)
+    assert may.decision == "undecided" and may.rule("frozen_test").state == "undecided"
+    assert may.action(PromoteParams(when_undecided="promote_if_not_worse")) == "keep"
+    assert may.needed is not None and may.needed > 100
+
+
+def test_what_has_come_since_can_decide_and_may_not_be_lost_either() -> None:
+    shifted = with_newer((15, 15), (90, 5))
+    assert shifted.decision == "promote" and shifted.rule("frozen_test").state == "passed"
+    assert shifted.rule("same_test").numbers["newest"] == 500
+    forgot = with_newer((200, 20), (5, 60))
+    assert forgot.decision == "keep" and "newest data" in forgot.rule("slices").sentence
 
 
 def test_a_verdict_survives_json_and_says_what_to_do() -> None:
