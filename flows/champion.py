@@ -10,14 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import checkout as checkouts
-from flows import past
+from flows import notice, past
 from tasks import challenge, params_file, promotion
+from tasks.claim import KEY
+from tasks.desk import Outcome
 from tasks.errors import ThawlineError
 from tasks.judgement import Judgement
-from tasks.ledger import CHAMPION, KEPT, WAITING
+from tasks.ledger import CHAMPION, KEPT, WAITING, Ledger
 from tasks.params import Params
-from tasks.promotion import Outcome
 from tasks.records import Project
+from tasks.tracking import store
 
 BY_PERSON = {"decided_by": "person"}  # evidence; the gate's verdict says which rules decided
 STYLES = {"passed": "green", "failed": "bold red", "undecided": "yellow", "skipped": "dim"}
@@ -33,6 +35,13 @@ def ask_gate(project: Project, expected: int | None, approved: bool, reason: str
         made = promotion.promote(project, values, CHAMPION, {})  # it is: nothing changes
         return asdict(made), _lines(made)
     made = challenge.decide(project, values, found, approved, reason)
+    if approved:
+        _resume(project, values, found)
+    return answer(found, made, note)
+
+
+def answer(found: Judgement, made: Outcome, note: list[str]) -> Answer:
+    """What the gate said, and what followed."""
     told = [*note, *_lines(made), *_to_answer(found, made)]
     return {**asdict(made), "gate": found.as_json()}, told
 
@@ -69,6 +78,18 @@ def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> A
     made = promotion.rollback(project, values, to, reason)
     told = checkouts.restore(project, made) if checkout else []
     return {**asdict(made), "checked_out": checkout}, [*_lines(made), *_origin(made), *told]
+
+
+def _resume(project: Project, values: Params, found: Judgement) -> None:
+    """Let the scheduled flow go on that has waited for this answer."""
+    with store.connect(project.root) as client:
+        entries = Ledger(client, project, values.register_.model).read()
+    for entry in reversed(entries):
+        asked = entry.evidence.get(KEY)
+        if entry.kind == WAITING and entry.evidence.get("challenger") == found.challenger:
+            if asked and asked["flow_run"] and notice.known_server(project):
+                notice.resume(asked["flow_run"])
+            return
 
 
 def show(console: Console, answer: Answer) -> None:

@@ -109,8 +109,11 @@ def _update(project: Project, params: Params, champion: past.Champion, console: 
     log = f"logs/changes-{time.strftime('%Y%m%d-%H%M%S')}.log"
     (project.root / log).parent.mkdir(exist_ok=True)
     runner = Runner(project, Request({stage: graph[stage] for stage in to_run}, log))
-    for stage in to_run:
-        console.print(f"{stage}: {runner.run(stage, LIMIT_SECONDS)}", highlight=False)
+    try:
+        for stage in to_run:
+            console.print(f"{stage}: {runner.run(stage, LIMIT_SECONDS)}", highlight=False)
+    finally:
+        runner.board.finish()
 
 
 def _features(

@@ -6,8 +6,8 @@ import subprocess
 
 from flows import repository
 from tasks import snapshot
+from tasks.desk import Outcome
 from tasks.errors import ThawlineError
-from tasks.promotion import Outcome
 from tasks.records import Project
 from tasks.tracking import registry, store
 

@@ -449,6 +449,76 @@ def changes(as_json: Json = False) -> None:
 
 
 @app.command()
+def retrain(
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where nothing is worth a training.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the data, decide by what changed, train, and let the gate decide who is champion.
+
+    Imported data is brought up to its source first. Trains where `thawline changes` says so; the
+    data version goes into a git branch of its own (retrain.branch), the working tree stays as it
+    is. Where the gate leaves the decision to a person, the exit code is 3.
+
+    Example: thawline retrain
+    """
+    from flows.retrain import retrain as retrain_project
+
+    made = retrain_project(find(), err, force=force)
+    if as_json:
+        _print_json(made.as_json())
+    else:
+        from flows import champion
+
+        if "gate" not in (made.decision or {}):  # else the verdict says it
+            out.print(made.sentence, highlight=False, soft_wrap=True, markup=False)
+        champion.show(out, (made.decision or {}, made.lines))
+    if made.outcome == "waiting":
+        raise typer.Exit(3)
+
+
+@app.command()
+def schedule(
+    cron: Annotated[
+        str | None, typer.Option(help="Five fields, in UTC; default: 0 3 * * *, every night.")
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Instead: every so many minutes.", min=1)
+    ] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Also when the data changes; looks so often.", min=1),
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Leave the runs to workers of this Prefect work pool.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the deployment; default: the registered model's.")
+    ] = None,
+) -> None:
+    """Retrain by itself: a Prefect deployment, served here until Ctrl-C.
+
+    What was missed while nothing served it is caught up once. Needs a Prefect server: that of
+    thawline ui, or the one that PREFECT_API_URL names. With --watch alone, nothing runs by the
+    clock.
+
+    Example: thawline schedule --cron "0 3 * * 1-5"
+    """
+    from flows import schedule as schedules
+    from tasks import params_file
+
+    if cron is not None and every is not None:
+        raise typer.BadParameter("--cron and --every are two schedules; name one")
+    project = find()
+    if cron is None and every is None and watch is None:
+        cron = schedules.NIGHTLY
+    name = name or params_file.load(project.root).register_.model
+    wanted = schedules.Schedule(name, cron, every, watch, pool)
+    schedules.serve(project, wanted, out)
+
+
+@app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
 ) -> None:

@@ -156,6 +156,31 @@ def pull_missing_inputs(repo: Any) -> list[str]:
     return list(missing)
 
 
+def update_imports(repo: Any) -> list[str]:
+    """Bring imported inputs (`dvc import`, `dvc import-url`) up to their source; what has changed.
+
+    Raises `ThawlineError` naming the input when its source cannot be reached.
+    """
+    from dvc.exceptions import DvcException
+
+    changed = []
+    owners = {owner.addressing: owner for _, owner in _inputs(repo) if owner is not None}
+    for name, owner in owners.items():
+        if not (owner.is_import or owner.is_repo_import):
+            continue
+        before = [out.hash_info for out in owner.outs]
+        try:
+            [updated] = repo.update([name])
+        except DvcException as error:
+            raise ThawlineError(
+                f"the input {owner.outs[0]} cannot be brought up to its source "
+                f"({sentence(error)}); see that it can be reached, then: dvc update {name}"
+            ) from error
+        if [out.hash_info for out in updated.outs] != before:
+            changed.append(str(updated.outs[0]))
+    return changed
+
+
 def pull_missing_weights(repo: Any, values: Params) -> list[str]:
     """Fetch the files of `embed.weights` that DVC tracks and that are not here; returns them.
 

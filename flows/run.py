@@ -76,25 +76,36 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
     return Ran(standing, registration, time.perf_counter() - started)
 
 
+class Busy(ThawlineError):
+    """Another run holds the project."""
+
+
 @contextlib.contextmanager
-def held(project: Project) -> Iterator[None]:
-    """The project's run lock; one run at a time."""
+def held(project: Project, queue: Console | None = None) -> Iterator[None]:
+    """The project's run lock; one run at a time, and inside of one as often as one likes.
+
+    `queue`: where to say that it waits for another. Without it, raises `Busy` after a moment.
+    """
     project.scratch.mkdir(parents=True, exist_ok=True)
     holder = project.scratch / "run.pid"
-    lock = FileLock(project.scratch / "run.lock")
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        pid = holder.read_text().strip() if holder.is_file() else "unknown"
-        raise ThawlineError(
-            f"another thawline run (process {pid}) is working in {project.root}; "
-            "wait until it has finished, or end it"
-        ) from None
+    lock = FileLock(project.scratch / "run.lock", is_singleton=True)
+    waits = "another thawline run (process {}) is working in {}; {}"
+    while True:
+        try:
+            lock.acquire(timeout=0.5 if queue is None else 10)
+            break
+        except Timeout:
+            pid = holder.read_text().strip() if holder.is_file() else "unknown"
+            if queue is None:
+                what = "wait until it has finished, or end it"
+                raise Busy(waits.format(pid, project.root, what)) from None
+            queue.print(waits.format(pid, project.root, "waiting for it"), highlight=False)
     try:
         holder.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        if lock.lock_counter == 1:
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

@@ -11,6 +11,7 @@ import psutil
 from rich.console import Console
 
 from flows import board, view
+from flows.schedule import Schedule
 from tasks import files, judgement, params_file
 from tasks.params import Params
 from tasks.records import Project
@@ -36,6 +37,8 @@ def status(project: Project) -> dict[str, Any]:
         result["metrics"] = {k: v for k, v in metrics.items() if k.startswith("test.")}
     if found := judgement.read(project):
         result["gate"] = {**found.as_json(), "line": found.line()}
+    if planned := Schedule.read(project):
+        result["schedule"] = {**asdict(planned), "served": planned.served, "line": planned.line()}
     result["registry"] = _registry(project, values)
     result["disk"] = {place: files.size(project.root / place) for place in DISK}
     return result
@@ -87,6 +90,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"{alias}: version {aliases[alias]}{note}")
     if "gate" in result:
         lines.append(f"gate: {result['gate']['line']}")
+    if "schedule" in result:
+        lines.append(f"schedule: {result['schedule']['line']}")
     if ledger := registry.get("ledger"):
         lines += _decisions(ledger)
     used = [f"{place} {count / 1e6:,.0f} MB" for place, count in result["disk"].items() if count]

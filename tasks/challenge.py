@@ -7,17 +7,20 @@ against a champion that was moved meanwhile decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tasks import files, gate, predict, promotion
+from tasks.desk import Outcome
 from tasks.errors import ThawlineError
 from tasks.gate import GateParams, collect
 from tasks.gate.together import together
 from tasks.judgement import Judgement
 from tasks.ledger import CHALLENGER, CHAMPION, KEPT, ROLLBACK, WAITING, Ledger
 from tasks.params import Params
-from tasks.promotion import NOBODY, Outcome
+from tasks.promotion import NOBODY
 from tasks.records import Project
 from tasks.register import packaged
 from tasks.report import judged
@@ -64,10 +67,16 @@ def judge(
 
 
 def decide(
-    project: Project, params: Params, found: Judgement, approved: bool = False, reason: str = ""
+    project: Project,
+    params: Params,
+    found: Judgement,
+    approved: bool = False,
+    reason: str = "",
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
     """Promote, keep, or wait for a person, who has `approved` or not been asked yet.
 
+    `about`: what else belongs to the evidence.
     Raises `ThawlineError` when the champion was moved since, or a person approves of what failed.
     """
     verdict, number = found.verdict, found.challenger
@@ -77,7 +86,7 @@ def decide(
             f"thawline promote --version {number} --reason TEXT"
         )
     by = "person" if approved else "gate"
-    evidence: dict[str, Any] = {"decided_by": by, "verdict": verdict.as_json()}
+    evidence: dict[str, Any] = {"decided_by": by, "verdict": verdict.as_json(), **about}
     expected, reason = found.champion or NOBODY, reason or found.note
     if approved or found.action == "promote":
         return promotion.promote(project, params, str(number), evidence, expected, reason)

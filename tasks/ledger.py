@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FIRST, PROMOTION, ROLLBACK = "first champion", "promotion", "rollback"
 KEPT, WAITING, BY_HAND, FOUND = "kept", "waiting", "moved by hand", "found"
+BEGUN, SKIPPED = "retraining", "not retrained"  # what `thawline retrain` decided of changed data
 MOVES = (FIRST, PROMOTION, ROLLBACK)  # kinds by which we move `champion`
-STAYS = (KEPT, WAITING)  # kinds by which the champion stays, the latter until a person has decided
+STAYS = (KEPT, WAITING, BEGUN, SKIPPED)  # kinds by which the champion stays, for now or for good
 
 ENTRY = "thawline.entry"  # tag of a version: the entry as JSON
 DONE = "thawline.done"  # tag of a version: the aliases are where the entry says

@@ -313,6 +313,8 @@ class RetrainParams(Section):
     min_examples: Count = 20
     on_shift: bool = True
     confidence: Annotated[float, Field(gt=0.5, le=0.995)] = 0.99
+    overlap: Literal["queue", "skip"] = "queue"
+    branch: Annotated[str, Field(min_length=1, max_length=200)] = "thawline/data"
 
 
 class Params(Section):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import compare, files, promotion, snapshot
+from tasks import desk as desks
 from tasks.errors import ThawlineError
 from tasks.ledger import CHALLENGER, CHAMPION, FIRST
 from tasks.params import Params
@@ -81,7 +82,7 @@ def register(project: Project, params: Params) -> Registration:
             version = version or _add(client, project, params, record, digest)
             if before.get(CHALLENGER) != version.number:
                 registry.point(client, name, CHALLENGER, version.number)
-            with promotion.desk(client, project, name) as desk:
+            with desks.desk(client, project, name) as desk:
                 _decide(desk, left, before, version.number, record["metrics"])
             after = registry.aliases(client, name)
         _leave(project, params, digest, version.run_id or "", after)
@@ -267,7 +268,7 @@ def _log_predictions(client: MlflowClient, project: Project, run: Run) -> None:
 
 
 def _decide(
-    desk: promotion.Desk,
+    desk: desks.Desk,
     left: Left | None,
     before: dict[str, int],
     packaged: int,

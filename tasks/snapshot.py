@@ -23,11 +23,15 @@ NAMES = (PARAMS_FILE, "dvc.yaml", "dvc.lock", "code.yaml")
 
 def log(client: MlflowClient, project: Project, run_id: str, digest: str) -> None:
     """Log the files among the artifacts of a run, under the digest of its model."""
-    paths = [project.root / name for name in NAMES]
-    for path in [*paths, *(project.root / "data").glob("*.dvc")]:
-        if path.is_file():
-            folder = path.parent.relative_to(project.root)
-            client.log_artifact(run_id, str(path), (Path(_place(digest)) / folder).as_posix())
+    for path in paths(project):
+        folder = path.parent.relative_to(project.root)
+        client.log_artifact(run_id, str(path), (Path(_place(digest)) / folder).as_posix())
+
+
+def paths(project: Project) -> list[Path]:
+    """Those that there are."""
+    named = [project.root / name for name in NAMES]
+    return [path for path in [*named, *(project.root / "data").glob("*.dvc")] if path.is_file()]
 
 
 def fetch(client: MlflowClient, version: registry.Version) -> dict[str, bytes]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks import ledger
+from tasks.desk import Outcome
 from tasks.errors import ThawlineError
 from tasks.params import Params
-from tasks.promotion import Outcome, keep, promote, rollback
+from tasks.promotion import keep, promote, rollback
 from tasks.records import Project
 from tasks.tracking import registry, store
 

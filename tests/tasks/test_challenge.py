@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tasks import challenge, compare, judgement, promotion
+from tasks.desk import Outcome
 from tasks.errors import ThawlineError
 from tasks.judgement import Judgement
 from tasks.ledger import Entry, Ledger
@@ -104,7 +105,7 @@ def test_an_undecided_one_goes_as_the_parameters_say(project: Project) -> None:
     found = asked(project, params(when_undecided="ask"))
     assert found.verdict.decision == "undecided"
 
-    def decided(rule: str) -> promotion.Outcome:
+    def decided(rule: str) -> Outcome:
         action = found.verdict.action(params(when_undecided=rule).promote)
         return challenge.decide(project, params(), replace(found, action=action))
 

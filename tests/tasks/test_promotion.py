@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tasks import ledger, promotion
+from tasks import ledger
+from tasks.desk import Desk
 from tasks.errors import ThawlineError
 from tasks.ledger import BrokenChain, Entry, Ledger
 from tasks.promotion import NOBODY, keep, promote, rollback
@@ -393,7 +394,7 @@ def test_a_lock_of_another_machine_is_waited_for(
 def test_a_decision_that_was_overtaken_is_void(project: Project) -> None:
     """As when a lock was broken: two wrote after the same entry, the first counts."""
     with store.connect(project.root) as client:
-        slow = promotion.Desk(client, project, "shoes")
+        slow = Desk(client, project, "shoes")
         slow.settle()
         promote(project, PARAMS, "2", {})
         assert not slow.decide("promotion", 3, {})

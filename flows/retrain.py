@@ -1,0 +1,127 @@
+"""`thawline retrain`: what changed, is it worth a training, is the new model better, what follows.
+
+    bring data → what changed → decide → run the stages → gate → promote or keep → record → notify
+
+Where several things ask for the same one (a slot of a schedule, on the same data), one is done:
+see `tasks.claim`. One that was killed is taken up again by whoever asks next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rich.console import Console
+
+from flows import champion, changes, data_branch, notice, past, repository
+from flows.changes import Advice
+from flows.run import Busy, Wish, held, run
+from tasks import challenge, params_file, promotion
+from tasks.claim import Claim
+from tasks.decision import SKIP
+from tasks.ledger import BEGUN, KEPT, PROMOTION, SKIPPED, WAITING
+from tasks.params import Params
+from tasks.records import Project
+
+BY_HAND = "by hand"
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What asked for a retraining."""
+
+    deployment: str = BY_HAND
+    slot: str = ""  # of its schedule, ISO 8601; empty: of none
+    flow_run: str | None = None  # of Prefect
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What came of it; `skipped` is nothing worth a training, `done before` another's work."""
+
+    outcome: Literal["skipped", "done before", "kept", "promoted", "waiting"]
+    sentence: str
+    advice: Advice | None = None
+    decision: dict[str, Any] | None = None  # of ledger and gate, as `thawline promote --json`
+    commit: str | None = None  # of git, with the data version
+    lines: list[str] = field(default_factory=list)  # for people, after the sentence
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "advice": self.advice and self.advice.as_json()}
+
+
+def retrain(
+    project: Project, console: Console, trigger: Trigger | None = None, force: bool = False
+) -> Retrained:
+    """Do all of it; `force`: also where nothing is worth a training.
+
+    Where another run holds the project, it waits or skips, as `retrain.overlap` says. Raises
+    `ThawlineError` when the data cannot be used, a stage fails, or MLflow or git refuses.
+    """
+    params = params_file.load(project.root)
+    data_branch.check(project, params.retrain.branch)
+    try:
+        with held(project, console if params.retrain.overlap == "queue" else None):
+            made = _retrained(project, params, console, trigger or Trigger(), force)
+    except Busy as error:
+        made = Retrained("skipped", f"{error} (retrain.overlap: skip)")
+    notice.send(project, params, made)
+    return made
+
+
+def _retrained(
+    project: Project, params: Params, console: Console, trigger: Trigger, force: bool
+) -> Retrained:
+    with repository.opened(project) as repo:
+        for path in repository.update_imports(repo):
+            console.print(f"fetched {path} anew", highlight=False)
+    advice = changes.advise(project, console)
+    for line in advice.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    skip = advice.decision.verdict == SKIP and not force
+    wanted = _claim(project, trigger)
+    decided = {"decision": advice.decision.as_json()}
+    why = "asked for all the same" if force else advice.decision.sentence
+    kind = SKIPPED if skip else BEGUN
+    if former := promotion.claim(project, params, kind, wanted, decided, why):
+        return Retrained("done before", f"nothing to do: {former.sentence()}", advice)
+    if skip:
+        return Retrained("skipped", advice.decision.sentence, advice)
+    run(project, Wish(), console)
+    return _judged(project, params, advice, wanted)
+
+
+def _claim(project: Project, trigger: Trigger) -> Claim:
+    lock = project.root / repository.LOCK_FILE
+    data = past.hashes(lock.read_bytes() if lock.is_file() else b"").get(past.PREPARED, "")
+    return Claim(trigger.deployment, trigger.slot, data, str(project.root), trigger.flow_run)
+
+
+def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> Retrained:
+    """Ask the gate, do what it says, and record the data version."""
+    found, note = champion.judge(project, params)
+    if found is None:  # registered as the first champion, or trained to the very same model
+        first = advice.champion is None
+        made = promotion.keep(
+            project, params, None, claim.evidence(), reason="the model is champion already"
+        )
+        decision, lines = {**asdict(made), "kind": PROMOTION if first else KEPT}, note
+        sentence = f"{made.model}: version {made.to_version} is champion"
+    else:
+        made = challenge.decide(project, params, found, about=claim.evidence())
+        decision, lines = champion.answer(found, made, note)
+        sentence = found.verdict.sentence
+    outcomes: dict[str, Literal["promoted", "waiting"]]
+    outcomes = {PROMOTION: "promoted", WAITING: "waiting"}
+    outcome = outcomes.get(decision["kind"], "kept")
+    commit = data_branch.commit(project, params.retrain.branch, _message(outcome, sentence, claim))
+    if commit:
+        lines = [*lines, f"data version: commit {commit[:12]} on {params.retrain.branch}"]
+    return Retrained(outcome, sentence, advice, decision, commit, lines)
+
+
+def _message(outcome: str, sentence: str, claim: Claim) -> str:
+    slot = f" of {claim.slot}" if claim.slot else ""
+    return (
+        f"Retrained: {outcome}\n\n{sentence}\n\nAsked {claim.deployment}{slot}; data {claim.data}\n"
+    )

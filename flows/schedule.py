@@ -1,0 +1,159 @@
+"""`thawline schedule`: a Prefect deployment that retrains by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from flows import notice
+from flows.process import started_at, still_runs
+from flows.watch import watching
+from tasks import claim, files, params_file
+from tasks.errors import ThawlineError
+from tasks.ledger import Ledger
+from tasks.params import Params
+from tasks.records import Project
+from tasks.tracking import store
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+NIGHTLY = "0 3 * * *"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to retrain, and who does it."""
+
+    name: str  # of the deployment
+    cron: str | None = None  # in UTC
+    minutes: float | None = None
+    watch: float | None = None  # seconds between two looks at the data
+    pool: str | None = None  # a work pool; None: the process `pid`
+    pid: int | None = None
+    started: float | None = None
+
+    @classmethod
+    def read(cls, project: Project) -> Schedule | None:
+        """The last one; None where there never was one."""
+        try:
+            return cls(**files.read_json(_path(project)))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @property
+    def served(self) -> bool:
+        """Whether something is there to run it, as far as is known here."""
+        return self.pool is not None or bool(self.pid and still_runs(self.pid, self.started or 0.0))
+
+    def last_due(self, now: datetime) -> datetime | None:
+        """The last slot up to now; None where slots follow from the start, not from the clock."""
+        return None if self.cron is None else _slot(self.cron, now, reverse=True)
+
+    def line(self) -> str:
+        """For people, on one line."""
+        if self.cron is not None:
+            when = (
+                f"next slot {_slot(self.cron, datetime.now(UTC)):%Y-%m-%d %H:%M} UTC ({self.cron})"
+            )
+        else:
+            when = f"every {self.minutes:g} minutes" if self.minutes else "when the data changes"
+        by = f"by the work pool {self.pool}" if self.pool else f"by process {self.pid}"
+        return f"{when}, {by if self.served else 'but nothing serves it now: thawline schedule'}"
+
+
+def serve(project: Project, wanted: Schedule, console: Console) -> None:
+    """Make the deployment; without a pool, also run what is due, until Ctrl-C.
+
+    Raises `ThawlineError` when no Prefect server is known, or the schedule is none.
+    """
+    if wanted.cron is not None:
+        _slot(wanted.cron, datetime.now(UTC))
+    if not notice.known_server(project):
+        raise ThawlineError(
+            "no Prefect server is known that could keep a schedule; start one in another terminal "
+            "(thawline ui, or make stack), or name one in PREFECT_API_URL"
+        )
+    params = params_file.load(project.root)
+    deployment = _deployment(project, wanted)
+    if wanted.pool is not None:
+        identity = deployment.apply()
+        files.write_json(_path(project), asdict(wanted))
+        console.print(f"deployment retrain/{wanted.name}: {wanted.line()}", highlight=False)
+        console.print(f"a worker runs it: prefect worker start --pool {wanted.pool}")
+        return
+    import prefect.runner
+
+    runner = prefect.runner.Runner(name=wanted.name)
+    identity = runner.add_deployment(deployment)
+    known = Schedule(**{**asdict(wanted), "pid": os.getpid(), "started": started_at(os.getpid())})
+    files.write_json(_path(project), asdict(known))
+    console.print(f"deployment retrain/{wanted.name}: {known.line()}", highlight=False)
+    _catch_up(project, params, known, identity, console)
+    console.print("Ctrl-C ends it; the schedule is paused then", style="dim")
+    with watching(project, wanted.watch, lambda key: _start(identity, {}, key)):
+        asyncio.run(runner.start())
+
+
+def _deployment(project: Project, wanted: Schedule) -> RunnerDeployment:
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.scheduled import retrain
+
+    every = timedelta(minutes=wanted.minutes) if wanted.minutes else None
+    return retrain.to_deployment(
+        name=wanted.name,
+        cron=wanted.cron,
+        interval=every,
+        parameters={"project": str(project.root)},
+        description=f"Retrains the project in {project.root}",
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        work_pool_name=wanted.pool,
+    )
+
+
+def _catch_up(
+    project: Project, params: Params, known: Schedule, identity: Any, console: Console
+) -> None:
+    """Start what was due while nothing served the schedule: once, however much it was."""
+    due = known.last_due(datetime.now(UTC))
+    name = f"deployment {known.name}"
+    with store.connect(project.root) as client:
+        entries = Ledger(client, project, params.register_.model).read()
+    last = claim.last_slot(entries, name)
+    if due is None or not last or datetime.fromisoformat(last) >= due:
+        return
+    slot = due.isoformat(timespec="seconds")
+    console.print(f"the slot of {slot} was missed: catching up", highlight=False)
+    _start(identity, {"slot": slot}, slot)
+
+
+def _start(identity: Any, parameters: dict[str, Any], key: str) -> None:
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        client.create_flow_run_from_deployment(
+            identity, parameters=parameters, idempotency_key=f"{identity} {key}"
+        )
+
+
+def _slot(cron: str, now: datetime, reverse: bool = False) -> datetime:
+    """The slot after now, or the last one. Raises `ThawlineError` when it is no cron schedule."""
+    from cronsim import CronSim, CronSimError
+
+    try:
+        return next(CronSim(cron, now, reverse=reverse))
+    except (CronSimError, StopIteration) as error:
+        raise ThawlineError(
+            f"--cron {cron!r} is no schedule ({error}); minute, hour, day, month and weekday, such "
+            f"as {NIGHTLY!r} for 3 o'clock UTC every night"
+        ) from None
+
+
+def _path(project: Project) -> Any:
+    return project.scratch / "schedule.json"

@@ -1,0 +1,93 @@
+"""The Prefect flow of a scheduled retraining: `flows.scheduled.retrain`, for deployments.
+
+A slot for which a later one is due already gives way, so that what was missed is caught up once.
+Where the gate leaves the decision to a person, the run pauses: resumed on Prefect's page, it
+promotes; `thawline promote --approve` resumes it too.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_client, get_run_logger, runtime  # noqa: TID253
+from rich.console import Console
+
+from flows import champion
+from flows.retrain import Retrained, Trigger
+from flows.retrain import retrain as retrain_project
+from tasks import judgement
+from tasks.errors import ThawlineError
+from tasks.records import Project
+
+WAIT = timedelta(days=7)  # for a person's answer
+POLL_SECONDS = 5
+
+
+@flow(name="retrain", description=__doc__, persist_result=False)
+def retrain(project: str, force: bool = False, slot: str = "") -> Any:
+    """Retrain the project in a folder; `slot`: the one that this run stands for, if not its own."""
+    from prefect.states import Completed, Failed
+
+    at, log = Project(Path(project)), get_run_logger()
+    trigger = _trigger(slot)
+    if later := _later_slot(trigger.slot):
+        return Completed(message=f"left to the later slot {later}")
+    try:
+        made = retrain_project(at, Console(stderr=True), trigger, force)
+        for line in [*(made.advice.lines() if made.advice else []), made.sentence, *made.lines]:
+            log.info(line)
+        sentence = _answered(at, made, log) if made.outcome == "waiting" else made.sentence
+    except ThawlineError as error:
+        return Failed(message=str(error))
+    return Completed(message=sentence)
+
+
+def _trigger(slot: str) -> Trigger:
+    run, name = runtime.flow_run, runtime.deployment.name
+    own = run.scheduled_start_time.astimezone(UTC).isoformat(timespec="seconds")
+    return Trigger(f"deployment {name}" if name else "by Prefect", slot or own, str(run.id))
+
+
+def _later_slot(slot: str) -> str | None:
+    """A later run of this deployment that is due by now."""
+    from prefect.client.schemas import filters
+
+    if not runtime.deployment.id:
+        return None
+    after = datetime.fromisoformat(slot) + timedelta(seconds=1)
+    due = filters.FlowRunFilterExpectedStartTime(after_=after, before_=datetime.now(UTC))
+    here = filters.FlowRunFilterDeploymentId(any_=[runtime.deployment.id])
+    wanted = filters.FlowRunFilter(deployment_id=here, expected_start_time=due)
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=wanted)
+    starts = [run.expected_start_time for run in found if str(run.id) != str(runtime.flow_run.id)]
+    return max((f"{start:%Y-%m-%dT%H:%M:%SZ}" for start in starts if start), default=None)
+
+
+def _answered(project: Project, made: Retrained, log: Any) -> str:
+    """Wait for a person; what they decided."""
+    from prefect.exceptions import FlowPauseTimeout
+    from prefect.flow_runs import pause_flow_run
+
+    asked = judgement.read(project)
+    try:
+        pause_flow_run(timeout=int(WAIT.total_seconds()), poll_interval=POLL_SECONDS)
+    except FlowPauseTimeout:
+        return f"Nobody has answered within {WAIT.days} days: the champion stays."
+    now = judgement.read(project)
+    if (
+        asked is None
+        or now is None
+        or (now.challenger, now.champion)
+        != (
+            asked.challenger,
+            asked.champion,
+        )
+    ):
+        return "Another challenger has come meanwhile: it is decided about that one."
+    _, lines = champion.ask_gate(project, None, approved=True, reason="approved on Prefect's page")
+    log.log(logging.INFO, "; ".join(lines))
+    return lines[0]

@@ -1,0 +1,56 @@
+"""Notices that data has come: looks at sizes and times of the files, never into them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tasks import params_file
+from tasks.records import Project
+
+log = logging.getLogger(__name__)
+
+
+def fingerprint(project: Project) -> str:
+    """Changes with any file of the data (`prepare.data`, `prepare.images`); empty: not there."""
+    params = params_file.load(project.root)
+    named = [each for each in (params.prepare.data, params.prepare.images) if each]
+    seen = hashlib.sha256()
+    for root in (project.root / name for name in named):
+        if not root.exists():
+            return ""
+        for path in [root] if root.is_file() else sorted(root.rglob("*")):
+            found = path.stat()
+            seen.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return seen.hexdigest()
+
+
+@contextmanager
+def watching(project: Project, seconds: float | None, act: Callable[[str], None]) -> Iterator[None]:
+    """Calls `act` with the new fingerprint once data has changed and then held still for a look.
+
+    `seconds` between two looks; None: does not watch.
+    """
+    ended = threading.Event()
+
+    def watch(known: str) -> None:
+        before = known
+        while not ended.wait(seconds):
+            try:
+                now = fingerprint(project)
+                if now and now == before != known:
+                    act(now)
+                    known = now
+                before = now
+            except Exception as error:  # a file that goes while we look; a server that is away
+                log.warning("watching the data: %s", error)
+
+    if seconds is not None:
+        threading.Thread(target=watch, args=[fingerprint(project)], daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
