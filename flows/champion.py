@@ -16,10 +16,9 @@ from tasks.claim import KEY
 from tasks.desk import Outcome
 from tasks.errors import ThawlineError
 from tasks.judgement import Judgement
-from tasks.ledger import CHAMPION, KEPT, WAITING, Ledger
+from tasks.ledger import CHAMPION, KEPT, WAITING
 from tasks.params import Params
 from tasks.records import Project
-from tasks.tracking import store
 
 BY_PERSON = {"decided_by": "person"}  # evidence; the gate's verdict says which rules decided
 STYLES = {"passed": "green", "failed": "bold red", "undecided": "yellow", "skipped": "dim"}
@@ -82,9 +81,7 @@ def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> A
 
 def _resume(project: Project, values: Params, found: Judgement) -> None:
     """Let the scheduled flow go on that has waited for this answer."""
-    with store.connect(project.root) as client:
-        entries = Ledger(client, project, values.register_.model).read()
-    for entry in reversed(entries):
+    for entry in reversed(promotion.entries(project, values)):
         asked = entry.evidence.get(KEY)
         if entry.kind == WAITING and entry.evidence.get("challenger") == found.challenger:
             if asked and asked["flow_run"] and notice.known_server(project):

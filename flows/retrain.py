@@ -16,7 +16,7 @@ from rich.console import Console
 from flows import champion, changes, data_branch, notice, past, repository
 from flows.changes import Advice
 from flows.run import Busy, Wish, held, run
-from tasks import challenge, params_file, promotion
+from tasks import challenge, files, params_file, promotion
 from tasks.claim import Claim
 from tasks.decision import SKIP
 from tasks.ledger import BEGUN, KEPT, PROMOTION, SKIPPED, WAITING
@@ -24,6 +24,8 @@ from tasks.params import Params
 from tasks.records import Project
 
 BY_HAND = "by hand"
+Kind = Literal["skipped", "done before", "kept", "promoted", "waiting"]
+OUTCOMES: dict[str, Kind] = {PROMOTION: "promoted", WAITING: "waiting"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Trigger:
 class Retrained:
     """What came of it; `skipped` is nothing worth a training, `done before` another's work."""
 
-    outcome: Literal["skipped", "done before", "kept", "promoted", "waiting"]
+    outcome: Kind
     sentence: str
     advice: Advice | None = None
     decision: dict[str, Any] | None = None  # of ledger and gate, as `thawline promote --json`
@@ -78,15 +80,23 @@ def _retrained(
     advice = changes.advise(project, console)
     for line in advice.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    skip = advice.decision.verdict == SKIP and not force
     wanted = _claim(project, trigger)
-    decided = {"decision": advice.decision.as_json()}
-    why = "asked for all the same" if force else advice.decision.sentence
-    kind = SKIPPED if skip else BEGUN
+    why, skip = advice.decision.sentence, advice.decision.verdict == SKIP
+    if former := wanted.judged(promotion.entries(project, params)):
+        skip, why = (
+            True,
+            (
+                f"Skip: what this data makes was judged before (ledger: entry {former.number}, "
+                f"{former.kind}); to do it all the same: thawline retrain --force"
+            ),
+        )
+    if force:
+        why, skip = "asked for all the same", False
+    decided, kind = {"decision": advice.decision.as_json()}, SKIPPED if skip else BEGUN
     if former := promotion.claim(project, params, kind, wanted, decided, why):
-        return Retrained("done before", f"nothing to do: {former.sentence()}", advice)
+        return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice)
     if skip:
-        return Retrained("skipped", advice.decision.sentence, advice)
+        return Retrained("skipped", why, advice)
     run(project, Wish(), console)
     return _judged(project, params, advice, wanted)
 
@@ -94,7 +104,10 @@ def _retrained(
 def _claim(project: Project, trigger: Trigger) -> Claim:
     lock = project.root / repository.LOCK_FILE
     data = past.hashes(lock.read_bytes() if lock.is_file() else b"").get(past.PREPARED, "")
-    return Claim(trigger.deployment, trigger.slot, data, str(project.root), trigger.flow_run)
+    params = files.sha256_file(project.root / params_file.PARAMS_FILE)
+    return Claim(
+        trigger.deployment, trigger.slot, data, params, str(project.root), trigger.flow_run
+    )
 
 
 def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> Retrained:
@@ -111,9 +124,7 @@ def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> R
         made = challenge.decide(project, params, found, about=claim.evidence())
         decision, lines = champion.answer(found, made, note)
         sentence = found.verdict.sentence
-    outcomes: dict[str, Literal["promoted", "waiting"]]
-    outcomes = {PROMOTION: "promoted", WAITING: "waiting"}
-    outcome = outcomes.get(decision["kind"], "kept")
+    outcome = OUTCOMES.get(decision["kind"], "kept")
     commit = data_branch.commit(project, params.retrain.branch, _message(outcome, sentence, claim))
     if commit:
         lines = [*lines, f"data version: commit {commit[:12]} on {params.retrain.branch}"]

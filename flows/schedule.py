@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,10 @@ from rich.console import Console
 from flows import notice
 from flows.process import started_at, still_runs
 from flows.watch import watching
-from tasks import claim, files, params_file
+from tasks import claim, files, params_file, promotion
 from tasks.errors import ThawlineError
-from tasks.ledger import Ledger
 from tasks.params import Params
 from tasks.records import Project
-from tasks.tracking import store
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -106,7 +105,7 @@ def _deployment(project: Project, wanted: Schedule) -> RunnerDeployment:
     from flows.scheduled import retrain
 
     every = timedelta(minutes=wanted.minutes) if wanted.minutes else None
-    return retrain.to_deployment(
+    made = retrain.to_deployment(
         name=wanted.name,
         cron=wanted.cron,
         interval=every,
@@ -115,6 +114,8 @@ def _deployment(project: Project, wanted: Schedule) -> RunnerDeployment:
         entrypoint_type=EntrypointType.MODULE_PATH,
         work_pool_name=wanted.pool,
     )
+    assert not isinstance(made, Coroutine)  # as it is where no event loop runs
+    return made
 
 
 def _catch_up(
@@ -123,9 +124,7 @@ def _catch_up(
     """Start what was due while nothing served the schedule: once, however much it was."""
     due = known.last_due(datetime.now(UTC))
     name = f"deployment {known.name}"
-    with store.connect(project.root) as client:
-        entries = Ledger(client, project, params.register_.model).read()
-    last = claim.last_slot(entries, name)
+    last = claim.last_slot(promotion.entries(project, params), name)
     if due is None or not last or datetime.fromisoformat(last) >= due:
         return
     slot = due.isoformat(timespec="seconds")

@@ -37,7 +37,7 @@ def retrain(project: str, force: bool = False, slot: str = "") -> Any:
         return Completed(message=f"left to the later slot {later}")
     try:
         made = retrain_project(at, Console(stderr=True), trigger, force)
-        for line in [*(made.advice.lines() if made.advice else []), made.sentence, *made.lines]:
+        for line in [*(made.advice.lines() if made.advice else []), *made.lines]:
             log.info(line)
         sentence = _answered(at, made, log) if made.outcome == "waiting" else made.sentence
     except ThawlineError as error:
@@ -58,7 +58,8 @@ def _later_slot(slot: str) -> str | None:
     if not runtime.deployment.id:
         return None
     after = datetime.fromisoformat(slot) + timedelta(seconds=1)
-    due = filters.FlowRunFilterExpectedStartTime(after_=after, before_=datetime.now(UTC))
+    span = {"after_": after, "before_": datetime.now(UTC)}
+    due = filters.FlowRunFilterExpectedStartTime.model_validate(span)
     here = filters.FlowRunFilterDeploymentId(any_=[runtime.deployment.id])
     wanted = filters.FlowRunFilter(deployment_id=here, expected_start_time=due)
     with get_client(sync_client=True) as client:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.ledger import BEGUN, Entry
+from tasks.ledger import BEGUN, CHAMPION, KEPT, SKIPPED, WAITING, Entry
 
 KEY = "retraining"  # in the evidence of an entry
 
@@ -24,6 +24,7 @@ class Claim:
     deployment: str
     slot: str  # of its schedule, ISO 8601; empty: asked for by hand, as often as one likes
     data: str  # hash of the prepared data
+    params: str  # sha256 of the parameters
     project: str  # folder
     flow_run: str | None = None  # of Prefect, which waits for a person
     host: str = platform.node()
@@ -38,6 +39,23 @@ class Claim:
         same = [each for each in entries if self._is_same(each.evidence.get(KEY))]
         done = [each for each in same if each.kind != BEGUN]
         return next(iter(done or [each for each in same if not self._is_here(each)]), None)
+
+    def judged(self, entries: Sequence[Entry]) -> Entry | None:
+        """The entry that kept out, or left to a person, what this data makes; None: it is open.
+
+        With the same parameters, and the champion that there is still.
+        """
+        for entry in reversed(entries):
+            if entry.alias != CHAMPION or entry.kind in (BEGUN, SKIPPED):
+                continue
+            other = entry.evidence.get(KEY)
+            names = ("data", "params")
+            same = other and all(other[name] == getattr(self, name) for name in names)
+            if entry.kind not in (KEPT, WAITING):
+                return None
+            if same and entry.evidence.get("challenger"):
+                return entry
+        return None
 
     def _is_same(self, other: dict[str, Any] | None) -> bool:
         names = ("deployment", "slot", "data")

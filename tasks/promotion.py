@@ -140,6 +140,12 @@ def _decided(project: Project, params: Params, decide: Decide[T]) -> T:
                     return made
 
 
+def entries(project: Project, params: Params) -> list[Entry]:
+    """Of the ledger, oldest first. Raises `BrokenChain`."""
+    with store.connect(project.root) as client:
+        return Ledger(client, project, params.register_.model).read()
+
+
 def standing(client: MlflowClient, project: Project, model: str) -> dict[str, Any]:
     """Of the ledger: its file, whether the chain is whole, how many entries, and the last ones."""
     book = Ledger(client, project, model)

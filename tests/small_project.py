@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ def run(project: Project, *options: str, limit: float = 480, **variables: str) -
     command = ("thawline", "run", "--json", *options)
     result = json.loads(succeed(project.root, *command, limit=limit, **variables))
     return {**result, "states": {s["stage"]: s["state"] for s in result["stages"]}}
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
 
 
 def last_log(folder: Path) -> str:

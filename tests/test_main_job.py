@@ -372,28 +372,6 @@ def test_added_images_move_none_between_training_and_test(first: FirstRun, tmp_p
     assert not ids[0]["train"] & ids[1]["validation"]
 
 
-def test_what_came_in_since_the_champion_was_trained_is_told(
-    first: FirstRun, tmp_path: Path
-) -> None:
-    copy = Project(tmp_path / "copy")
-    shutil.copytree(first.project.root, copy.root, symlinks=True)
-    weights = small.digests(copy)
-    params_file.set_values(copy.root, [f"prepare.data={json.dumps(str(first.grown))}"])
-    told = json.loads(succeed(copy.root, "thawline", "changes", "--json"))
-    found, made = told["changes"], told["decision"]
-    assert found["found"] == {"added": 2 * small.MORE, "removed": 0, "relabelled": 0, "moved": 0}
-    assert {row["label"] for row in found["counts"]} == set(list(CLASSES.values())[:2])
-    in_test = found["test"]["added"]
-    assert found["to_learn"]["added"] == 2 * small.MORE - in_test
-    assert found["test"]["same"] == (in_test == 0)
-    assert made["verdict"] == "skip" and "retrain.min_examples" in made["reasons"][0]
-    assert made["seconds"] > 0
-    assert small.digests(copy) == weights  # nothing after the features ran
-    enough = ("retrain.min_examples=1", "retrain.min_new=0.01")
-    params_file.set_values(copy.root, list(enough))
-    assert "Retrain (about " in succeed(copy.root, "thawline", "changes")
-
-
 def test_the_champion_predicts_as_it_was_evaluated(first: FirstRun, tmp_path: Path) -> None:
     data = Path(params_file.load(first.project.root).prepare.data)
     expected = pd.read_parquet(first.project.evaluate / "predictions.parquet")

@@ -13,7 +13,7 @@ from flows.process import end_group
 from tasks import versions
 from tasks.errors import ThawlineError, UnknownName
 from tasks.records import Project
-from tests.flows.conftest import wait_until
+from tests.small_project import wait_until
 
 GRAPH: dag.Graph = {
     "prepare": [],

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from flows import process
-from tests.flows.conftest import wait_until
+from tests.small_project import wait_until
 
 # `sleep` is a grandchild behind a shell: nothing but the watcher can tell it of our end.
 LEADER = """

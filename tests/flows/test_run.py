@@ -15,8 +15,8 @@ import pytest
 from flows import board
 from tasks.errors import ThawlineError
 from tasks.records import Project
-from tests.flows.conftest import DVC, PARAMS, make_project, start, thawline, wait_until
-from tests.small_project import processes_in
+from tests.flows.conftest import DVC, PARAMS, make_project, start, thawline
+from tests.small_project import processes_in, wait_until
 
 # Stands where a kill can hit it: the first attempt waits to be killed, the second goes on.
 PATIENT = """

@@ -7,8 +7,8 @@ import pytest
 from flows import board
 from flows.runner import Request, Runner
 from tasks.errors import ThawlineError
-from tests.flows.conftest import make_project, wait_until
-from tests.small_project import processes_in
+from tests.flows.conftest import make_project
+from tests.small_project import processes_in, wait_until
 
 SLOW = """\
 stages:

@@ -6,7 +6,8 @@ import urllib.request
 
 from flows import ui
 from tasks.records import Project
-from tests.flows.conftest import thawline, wait_until
+from tests.flows.conftest import thawline
+from tests.small_project import wait_until
 
 
 def fetch(address: str) -> tuple[int, str]:

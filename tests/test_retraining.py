@@ -1,0 +1,153 @@
+"""Retraining from end to end: by hand, by data that comes in, by a schedule."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from flows.process import end_group
+from tasks import params_file
+from tasks.records import Project
+from tests import small_project as small
+from tests.small_project import CLASSES, succeed
+
+
+@dataclass(frozen=True)
+class First:
+    project: Project  # with a champion
+    grown: Path  # its data with images added
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> First:
+    folder = tmp_path_factory.mktemp("retraining")
+    data, grown = small.draw(folder)
+    project = small.new(folder / "project", data)
+    params_file.set_values(project.root, ["embed.backbones=[mobilenet_v2]"])
+    small.run(project)
+    small.commit(project)
+    return First(project, grown)
+
+
+def test_what_came_in_since_the_champion_was_trained_is_told(first: First, tmp_path: Path) -> None:
+    copy = Project(tmp_path / "copy")
+    shutil.copytree(first.project.root, copy.root, symlinks=True)
+    weights = small.digests(copy)
+    params_file.set_values(copy.root, [f"prepare.data={json.dumps(str(first.grown))}"])
+    told = json.loads(succeed(copy.root, "thawline", "changes", "--json"))
+    found, made = told["changes"], told["decision"]
+    assert found["found"] == {"added": 2 * small.MORE, "removed": 0, "relabelled": 0, "moved": 0}
+    assert {row["label"] for row in found["counts"]} == set(list(CLASSES.values())[:2])
+    in_test = found["test"]["added"]
+    assert found["to_learn"]["added"] == 2 * small.MORE - in_test
+    assert found["test"]["same"] == (in_test == 0)
+    assert made["verdict"] == "skip" and "retrain.min_examples" in made["reasons"][0]
+    assert made["seconds"] > 0
+    assert small.digests(copy) == weights  # nothing after the features ran
+    enough = ("retrain.min_examples=1", "retrain.min_new=0.01")
+    params_file.set_values(copy.root, list(enough))
+    assert "Retrain (about " in succeed(copy.root, "thawline", "changes")
+
+
+def test_retraining_decides_judges_and_records_in_a_dirty_tree(
+    first: First, tmp_path: Path
+) -> None:
+    copy = Project(tmp_path / "copy")
+    shutil.copytree(first.project.root, copy.root, symlinks=True)
+    assert succeed(copy.root, "thawline", "retrain") == "Skip: nothing new.\n"
+    changed = [f"prepare.data={json.dumps(str(first.grown))}", "retrain.min_examples=1"]
+    params_file.set_values(copy.root, changed)
+    (copy.root / "notes.txt").write_text("not committed\n")
+    known = small.git(copy.root, "rev-parse", "HEAD")
+    made = json.loads(succeed(copy.root, "thawline", "retrain", "--json"))
+    assert made["outcome"] in ("kept", "promoted")
+    assert made["advice"]["changes"]["found"]["added"] == 2 * small.MORE
+    judged = {rule["name"]: rule for rule in made["decision"]["gate"]["verdict"]["rules"]}
+    before, after = (pd.read_parquet(x.manifest) for x in (first.project, copy))
+    tests = [set(frame.loc[frame["split"] == "test", "id"]) for frame in (before, after)]
+    numbers = judged["same_test"]["numbers"]
+    assert numbers["examples"] == len(tests[0] | tests[1])
+    assert numbers["newest"] == len(tests[1] - tests[0])
+
+    assert small.git(copy.root, "rev-parse", "HEAD") == known
+    assert "?? notes.txt" in small.git(copy.root, "status", "--porcelain")
+    recorded = small.git(copy.root, "show", f"{made['commit']}:./dvc.lock")
+    assert recorded == (copy.root / "dvc.lock").read_text()
+    told = json.loads(succeed(copy.root, "thawline", "status", "--json"))["registry"]["ledger"]
+    assert [entry["kind"] for entry in told["last"]][1:3] == ["retraining", "not retrained"]
+    evidence = told["last"][0]["evidence"]["retraining"]
+    assert evidence["deployment"] == "by hand" and evidence["data"]
+    if made["outcome"] == "kept":
+        assert "was judged before" in succeed(copy.root, "thawline", "retrain")
+
+
+@contextlib.contextmanager
+def running(project: Project, *command: str, ready: str) -> Iterator[str]:
+    """A command in the background, from the line that says that it is ready until Ctrl-C."""
+    log = project.root / "logs" / f"{command[0]}-test.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            ["thawline", *command], cwd=project.root, env=small.environment(), stdout=out,
+            stderr=out, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+    try:
+        small.wait_until(lambda: ready in log.read_text(), 120)
+        yield next(line for line in log.read_text().splitlines() if ready in line)
+    finally:
+        end_group(process, grace=30)
+
+
+def ask(address: str, path: str, **body: Any) -> Any:
+    """Prefect's API."""
+    request = urllib.request.Request(f"{address}/api/{path}", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_data_that_comes_in_starts_a_retraining_and_a_missed_slot_gives_way(
+    first: First, tmp_path: Path
+) -> None:
+    copy, data = Project(tmp_path / "copy"), tmp_path / "data"
+    shutil.copytree(first.project.root, copy.root, symlinks=True)
+    shutil.copytree(params_file.load(copy.root).prepare.data, data)
+    params_file.set_values(copy.root, [f"prepare.data={json.dumps(str(data))}"])
+    with running(copy, "ui", ready="Prefect: ") as told:
+        address = told.split()[1]
+        with running(copy, "schedule", "--watch", "1", ready="deployment retrain/clothes"):
+            shutil.copy(first.grown / "包/0新0.png", data / "包/新.png")
+
+            def runs() -> dict[str, str]:
+                found = ask(address, "flow_runs/filter", flows={"name": {"any_": ["retrain"]}})
+                return {run["id"]: (run["state"] or {}).get("message") or "" for run in found}
+
+            small.wait_until(lambda: any("Skip: only 1" in text for text in runs().values()), 240)
+            [deployment] = ask(address, "deployments/filter")
+            here, made = f"deployments/{deployment['id']}/create_flow_run", []
+            for hours in (3, 1):
+                slot = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+                state = {"type": "SCHEDULED", "state_details": {"scheduled_time": slot}}
+                made.append(ask(address, here, state=state)["id"])
+            small.wait_until(lambda: all(runs()[each] for each in made), 240)
+            missed, caught_up = (runs()[each] for each in made)
+            assert "left to the later slot" in missed
+            assert "Skip: " in caught_up or "left to the later slot" in caught_up
+    told = json.loads(succeed(copy.root, "thawline", "status", "--json"))
+    assert not told["schedule"]["served"] and "nothing serves it" in told["schedule"]["line"]
+    last = told["registry"]["ledger"]["last"]
+    assert {entry["evidence"]["retraining"]["deployment"] for entry in last[:1]} == {
+        "deployment clothes"
+    }
