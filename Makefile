@@ -4,10 +4,13 @@ PYTHON ?= python3
 TORCH ?=
 BIN := $(VENV)/bin
 WORKERS ?= 2
+STACK ?= .thawline/stack
+PREFECT_PORT ?= 4200
+MLFLOW_PORT ?= 5000
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run setup setup-dev test test-long lint types lock help clean
+.PHONY: run setup setup-dev test test-long lint types lock stack help clean
 
 run: setup            ## set up and run the main job on the embedded data
 	@$(BIN)/thawline run
@@ -32,6 +35,10 @@ types: setup-dev      ## check types
 
 lock: setup-dev       ## write the locked versions anew from what is installed
 	@$(BIN)/python infra/lock.py
+
+stack: setup-dev      ## PostgreSQL, Prefect, its worker and MLflow on loopback, until Ctrl-C
+	@$(BIN)/python -m infra.stack up --folder "$(STACK)" \
+	  --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
 
 clean:                ## remove caches and logs; keeps results, records and the environment
 	rm -rf .thawline/prefix logs .pytest_cache .mypy_cache .ruff_cache
