@@ -35,11 +35,13 @@ START_SECONDS = 180.0
 MARK = "THAWLINE_STACK"  # in the environment of all that a stack starts, to find it again
 
 app = typer.Typer(add_completion=False)
+Folder = Annotated[Path, typer.Option(help="Where the data lies.")]
+FOLDER = Path(".thawline/stack")
 
 
 @app.command()
 def up(
-    folder: Annotated[Path, typer.Option(help="Where the data lies.")] = Path(".thawline/stack"),
+    folder: Folder = FOLDER,
     prefect_port: int = 4200,
     mlflow_port: int = 5000,
 ) -> None:
@@ -55,6 +57,17 @@ def up(
             code = _run_procfile(variables, folder)
     if code not in (130, 143):  # honcho's codes for SIGINT and SIGTERM
         raise ThawlineError("a server ended by itself, so all were ended; see its lines above")
+
+
+@app.command()
+def postgres(folder: Folder = FOLDER) -> None:
+    """Run PostgreSQL alone until Ctrl-C, to restore a backup into it."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster(folder / "postgres")
+    with _alone(folder), cluster.started(DATABASES), contextlib.suppress(KeyboardInterrupt):
+        print(f"PostgreSQL: psql -h {cluster.folder} -U {USER} prefect\nCtrl-C ends it", flush=True)
+        signal.pause()
 
 
 @app.command()
