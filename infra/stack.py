@@ -65,9 +65,11 @@ def postgres(folder: Folder = FOLDER) -> None:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(folder / "postgres")
-    with _alone(folder), cluster.started(DATABASES), contextlib.suppress(KeyboardInterrupt):
+    with _alone(folder), cluster.started(DATABASES):
         print(f"PostgreSQL: psql -h {cluster.folder} -U {USER} prefect\nCtrl-C ends it", flush=True)
-        signal.pause()
+        ends = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        signal.sigwait(ends)
 
 
 @app.command()
@@ -150,10 +152,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def end_leftovers(folder: Path) -> None:
     """Kill what a stack of this folder started and what still runs, such as runs of its worker."""
+    left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get(MARK) == str(folder) and process.pid != os.getpid():
                 process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=10)  # until then their ports are taken
 
 
 def _refuse_taken(port: int) -> None:

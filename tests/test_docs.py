@@ -25,8 +25,17 @@ from tests.tasks import trained_project
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 GUIDES = ("docs/from-article-to-code.md", "docs/from-article-to-code.zh-CN.md")
+SERVERS = ("docs/servers.md", "docs/operations.md")
 DECISIONS = sorted(f"docs/decisions/{p.name}" for p in (ROOT / "docs/decisions").iterdir())
-PAGES = [*READMES, *GUIDES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", *DECISIONS]
+PAGES = [
+    *READMES,
+    *GUIDES,
+    *SERVERS,
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/design.md",
+    *DECISIONS,
+]
 COMMANDS: Any = typer.main.get_command(app)
 KEYS = set(key_paths(Params))
 LOOK = ("**Look at**", "**看哪里：**")
