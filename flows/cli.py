@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from flows.project import QUIET, find
+from tasks import redaction
 from tasks.errors import ThawlineError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ out = Console()
 
 def main() -> None:
     """The console script."""
+    redaction.install()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -516,6 +518,47 @@ def schedule(
     name = name or params_file.load(project.root).register_.model
     wanted = schedules.Schedule(name, cron, every, watch, pool)
     schedules.serve(project, wanted, out)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go; delete nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    commits: Annotated[
+        str, typer.Option(metavar="N|all", help="Of each branch and tag, keep the last N alone.")
+    ] = "all",
+    as_json: Json = False,
+) -> None:
+    """Delete what nothing needs: of DVC's cache, of scratch, and logs older than a month.
+
+    Kept is all that the project, its git commits, a registered version or the ledger names. When
+    one of these cannot be read, nothing is deleted.
+
+    Example: thawline gc --dry-run
+    """
+    from flows import gc as garbage
+
+    if commits != "all" and not (commits.isdecimal() and int(commits)):
+        raise typer.BadParameter("--commits takes a number from 1, or all")
+    if not (dry_run or yes) and (as_json or not sys.stdin.isatty()):
+        raise ThawlineError(
+            "nobody is there to ask; look first with: thawline gc --dry-run, then: thawline gc "
+            "--yes (nothing was deleted)"
+        )
+    project = find()
+    with garbage.offered(project, None if commits == "all" else int(commits)) as offer:
+        if not as_json:
+            garbage.show(out, offer)
+        agreed = yes or (bool(offer.items) and not dry_run and typer.confirm("Delete it?"))
+        deleted = agreed and not dry_run and bool(offer.items)
+        if deleted:
+            garbage.delete(offer)
+    if as_json:
+        _print_json(offer.as_json(project.root, deleted))
+    elif not dry_run and offer.items:
+        out.print("deleted" if deleted else "nothing was deleted")
 
 
 @app.command()

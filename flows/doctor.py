@@ -145,7 +145,7 @@ def _cores(project: Project, values: Params) -> Iterator[Finding]:
 def _disk(project: Project, values: Params) -> Iterator[Finding]:
     free = shutil.disk_usage(project.root).free
     if free < LOW_DISK:
-        advice = "free some space; dvc gc -w drops results that are not current"
+        advice = "free some space; thawline gc shows what nothing needs"
         yield Finding("disk", "warn", f"{free / 1e9:.1f} GB free", advice)
     else:
         yield Finding("disk", "ok", f"{free / 1e9:.0f} GB free")

@@ -9,6 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from typing import IO, Any
 
 import psutil
 
+from tasks.redaction import redact
+
 PR_SET_PDEATHSIG = 1
+LAST_WORDS = 2.0  # seconds to wait for the end of output, which a grandchild may hold open
 
 
 class Stopped(Exception):
@@ -67,19 +71,47 @@ def end_group_with_self() -> None:
 def start_module(
     module: str, *arguments: str, folder: Path, environment: dict[str, str], log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module` in a session of its own, all output to `log`.
+    """Start `python -m module` in a session of its own, all output to `log`, without secrets.
 
     `-P` keeps the folder off the import path: a project may have a folder `tasks` of its own.
     """
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+    return Logged(
+        [sys.executable, "-P", "-m", module, *arguments], log, cwd=folder, env=environment
     )
+
+
+class Logged(subprocess.Popen[bytes]):
+    """A process in a session of its own, whose output a thread of ours carries to a log.
+
+    Not straight into the file: libraries, and commands of the user's, put into their messages the
+    addresses and headers that they were given.
+    """
+
+    def __init__(self, command: list[str], log: IO[bytes], **options: Any) -> None:
+        super().__init__(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
+        arguments = (self.stdout, os.dup(log.fileno()))
+        self._carrier = threading.Thread(target=_carry, args=arguments, daemon=True)
+        self._carrier.start()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As `subprocess.Popen`; what the process has written is in the log then."""
+        code = super().wait(timeout)
+        self._carrier.join(LAST_WORDS)
+        return code
+
+
+def _carry(output: IO[bytes], log: int) -> None:
+    """Copy line by line; a line without end, such as of a progress bar, in pieces."""
+    with output, os.fdopen(log, "ab", buffering=0) as file:
+        while line := output.readline(1 << 16):
+            file.write(redact(line.decode(errors="replace")).encode())
 
 
 def wait(

@@ -25,7 +25,7 @@ from flows.registration import registered
 from flows.runner import Request, end_noted_processes, note_process
 from flows.ui import running_server
 from flows.view import follow
-from tasks import params_file, versions
+from tasks import params_file, trainings, versions
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.params import Params
@@ -125,7 +125,7 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
         bytes_of_inputs = repository.input_bytes(repo)
     unchanged = [s for s in unchanged if s not in dag.downstream(force, graph)]
     if "train" in force:  # from the start, not from a checkpoint
-        shutil.rmtree(project.scratch / "checkpoints", ignore_errors=True)
+        shutil.rmtree(trainings.folder(project), ignore_errors=True)
     if len(unchanged) == len(graph):
         return None
     _check_disk(project, bytes_of_inputs, [s for s in graph if s not in unchanged])
@@ -150,7 +150,7 @@ def _check_disk(project: Project, input_bytes: int, to_run: list[str]) -> None:
     if free < needed:
         raise ThawlineError(
             f"the disk of {project.root} has {free / 1e9:.1f} GB free, this run needs about "
-            f"{needed / 1e9:.1f} GB; free some space (dvc gc -w drops results that are not current)"
+            f"{needed / 1e9:.1f} GB; free some space (thawline gc shows what nothing needs)"
         )
 
 

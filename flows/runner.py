@@ -29,6 +29,7 @@ from tasks import files
 from tasks.errors import ThawlineError
 from tasks.progress import PROGRESS_FILE
 from tasks.records import Project
+from tasks.redaction import redact
 
 FLOW_RUN = "THAWLINE_FLOW_RUN_ID"  # environment variable of the stages: for the tracked run's tags
 
@@ -122,7 +123,7 @@ class Runner:
         if code == 0:
             return answer["outcome"]
         default = f"stage {stage!r} was ended by a signal or failed (code {code})"
-        message = answer.get("error", default)
+        message = redact(answer.get("error", default))
         if code == KILLED or code < 0:
             raise StageKilled(message)
         raise ThawlineError(message)

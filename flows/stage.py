@@ -13,6 +13,7 @@ from flows.process import die_with_parent
 from tasks import files, params_file, versions
 from tasks.errors import ThawlineError, UnknownName
 from tasks.records import Project
+from tasks.redaction import redact
 
 ERROR_FILE = "THAWLINE_ERROR"  # environment variable: where the flow wants to read the sentence
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -117,7 +118,7 @@ def recorded_seconds(project: Project, stage: str) -> float | None:
 
 
 def _tell_flow(message: str) -> None:
-    path = os.environ.get(ERROR_FILE)
+    message, path = redact(message), os.environ.get(ERROR_FILE)
     # What follows a first error, as in other processes of the same training, explains less.
     if path and not Path(path).exists():
         files.write_json(Path(path), {"message": message})

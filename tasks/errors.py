@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from tasks.redaction import redact
+
 
 class ThawlineError(Exception):
-    """A mistake or a state that the user can mend; shown without a traceback, exit code 1."""
+    """A mistake or a state that the user can mend; shown without a traceback, exit code 1.
+
+    Its sentence may quote what a library said, so secrets are taken out of it here, once for all.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(a) if isinstance(a, str) else a for a in arguments))
 
 
 class ParamsError(ThawlineError):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import files
 from tasks.errors import ThawlineError
 from tasks.records import Project
+from tasks.redaction import redact
 from tasks.tracking import registry, store
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Ledger:
         last = self.entries[-1] if self.entries else None
         entry = replace(
             entry,
+            reason=redact(entry.reason),
             evidence=json.loads(json.dumps(entry.evidence)),  # as it will be read
             number=last.number + 1 if last else 1,
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -24,6 +24,7 @@ import tasks.problems
 import tasks.thaw_strategies
 from tasks import plugins
 from tasks.errors import nearest
+from tasks.redaction import redact
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -187,6 +188,16 @@ class TuneParams(Section):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     storage: str | None = None
     space: dict[str, SearchRange] = {}
+
+    @field_validator("storage")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and redact(value) != value:
+            raise ValueError(
+                "has a password in clear, which git, DVC and MLflow would keep; put it into an "
+                "environment variable and write $NAME in its place"
+            )
+        return value
 
     @model_validator(mode="after")
     def _sees_what_is_lost(self) -> TuneParams:

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files, tracking, versions
+from tasks import files, tracking, trainings, versions
 from tasks.errors import ThawlineError
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
@@ -177,7 +177,7 @@ def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) 
 
 def _scratch(project: Project, identity: str) -> Path:
     """The folder of this training's checkpoints; the oldest of other trainings are dropped."""
-    parent = project.scratch / "checkpoints"
+    parent = trainings.folder(project)
     folder = parent / identity[:24]
     folder.mkdir(parents=True, exist_ok=True)
     others = sorted((f for f in parent.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)

@@ -137,6 +137,12 @@ def run_id(project: Project, run_key: str, wait_seconds: float) -> str | None:
         time.sleep(0.1)
 
 
+def known_run(project: Project, path: Path) -> str | None:
+    """The run of a spool in the store of now, as far as that was told of it."""
+    sent = _sent(path, store.store_name(project.root))
+    return None if sent is None else sent.run_id
+
+
 def pending(project: Project) -> list[Path]:
     """Spools with lines that no store has, oldest first."""
     name = store.store_name(project.root)

@@ -58,6 +58,19 @@ def versions(client: MlflowClient, name: str) -> list[Version]:
             return sorted(found, key=lambda entry: -entry.number)
 
 
+def all_versions(client: MlflowClient) -> dict[str, list[Version]]:
+    """The versions of every registered model, by its name."""
+    found: dict[str, list[Version]] = {}
+    token = None
+    while True:
+        page = client.search_model_versions(max_results=1000, page_token=token)
+        for entry in page:
+            found.setdefault(entry.name, []).append(_version(entry))
+        token = page.token
+        if not token:
+            return found
+
+
 def get(client: MlflowClient, name: str, number: int) -> Version:
     """One version. Raises `ThawlineError` when there is none with this number."""
     from mlflow.exceptions import MlflowException

@@ -17,6 +17,7 @@ from tasks import params as parameters
 from tasks import params_file
 from tasks.errors import ParamsError
 from tasks.records import DataSummary, Project, Tuning
+from tasks.redaction import redact
 from tasks.tracking.spool import Child, Header
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def header(
     return Header(
         experiment=params.register_.experiment,
         name=name,
-        params=flat_params(params),
-        tags={**lineage(project.root), **(tags or {})},
+        params={key: redact(value) for key, value in flat_params(params).items()},
+        tags={k: redact(v) for k, v in {**lineage(project.root), **(tags or {})}.items()},
         dataset=_dataset(project, params),
         children=trials(Tuning.read(project.tuning)) if project.tuning.is_file() else [],
     )

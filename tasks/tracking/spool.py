@@ -154,6 +154,15 @@ def complete_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+def status(path: Path) -> str | None:
+    """How the run of a spool ended, as MLflow names it; None where it has not, or has no spool."""
+    try:
+        value = json.loads(complete_lines(path)[-1])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+    return str(value["end"]) if "end" in value else None
+
+
 def read_header(path: Path) -> Header:
     """The header of a spool; raises `ValueError` when it is not one."""
     with path.open("rb") as file:

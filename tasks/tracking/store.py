@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ThawlineError
 from tasks.records import Project
+from tasks.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +43,17 @@ def tracking_uri(root: Path) -> str:
 def is_embedded() -> bool:
     """Whether the store is the project's own files."""
     return not os.environ.get("MLFLOW_TRACKING_URI")
+
+
+@contextlib.contextmanager
+def as_embedded() -> Iterator[None]:
+    """Take the project's own files for the store, also where the user names a server."""
+    given = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = given
 
 
 def store_name(root: Path) -> str:
@@ -222,6 +234,6 @@ def _refusals_as_ours(root: Path) -> Iterator[None]:
 
 
 def error_text(error: BaseException) -> str:
-    """One line for an error of MLflow, without addresses that could hold a password."""
+    """One line for an error of MLflow, without secrets."""
     text: Any = str(error).strip().splitlines() or [type(error).__name__]
-    return str(text[0])[:300]
+    return redact(str(text[0]))[:300]
