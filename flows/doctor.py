@@ -47,7 +47,7 @@ def examine() -> list[Finding]:
     except ThawlineError as error:
         return [*findings, Finding("params", "fail", str(error), "mend it; the rest needs it")]
     checks: list[Callable[[Project, Params], Iterator[Finding]]]
-    checks = [_cores, _disk, _dvc, _weights, _mlflow, _prefect]
+    checks = [_cores, _disk, _dvc, _weights, _mlflow, _prefect, _left_behind]
     for check in checks:
         findings += _guarded(check, project, values)
     return findings
@@ -226,6 +226,13 @@ def _mlflow(project: Project, values: Params) -> Iterator[Finding]:
         yield Finding("mlflow", "ok", f"{store.store_name(project.root)}, {count} experiments")
     except ThawlineError as error:
         yield Finding("mlflow", "fail", str(error), "check MLFLOW_TRACKING_URI")
+
+
+def _left_behind(project: Project, values: Params) -> Iterator[Finding]:
+    from flows import orphans
+
+    for orphan in orphans.found(project):
+        yield Finding(f"left {orphan.kind}", "warn", orphan.found, orphan.advice)
 
 
 def _prefect(project: Project, values: Params) -> Iterator[Finding]:

@@ -109,6 +109,20 @@ def held(project: Project, queue: Console | None = None) -> Iterator[None]:
         lock.release()
 
 
+def is_held(project: Project) -> bool:
+    """Whether a run is at work in the project; a killed one is not."""
+    place = project.scratch / "run.lock"
+    if not place.is_file():
+        return False
+    lock = FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def _request(project: Project, values: Params, wish: Wish, console: Console) -> Request | None:
     """What the flow is to do; None when nothing is."""
     repository.mend(project)

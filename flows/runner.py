@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,12 +139,20 @@ def note_process(project: Project, pid: int) -> None:
 def end_noted_processes(project: Project) -> int:
     """End what an earlier run left running; returns how many. Call it with the run lock held."""
     ended = 0
-    for path in (boards.folder(project) / "processes").glob("*.json"):
-        with contextlib.suppress(psutil.Error, ValueError, KeyError):
-            pid = int(path.stem)
-            if still_runs(pid, files.read_json(path)["started"]):
+    for pid, started, path in noted_processes(project):
+        with contextlib.suppress(psutil.Error):
+            if still_runs(pid, started):
                 signal_group(pid, signal.SIGKILL)
                 psutil.Process(pid).wait(10)
                 ended += 1
         path.unlink(missing_ok=True)
     return ended
+
+
+def noted_processes(project: Project) -> Iterator[tuple[int, float, Path]]:
+    """Number, start and note of each process that runs have started and not yet forgotten."""
+    for path in (boards.folder(project) / "processes").glob("*.json"):
+        try:
+            yield int(path.stem), float(files.read_json(path)["started"]), path
+        except (OSError, ValueError, KeyError, TypeError):
+            path.unlink(missing_ok=True)  # half a note says nothing

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 
-from flows import board, view
+from flows import board, orphans, view
+from flows.run import is_held
 from flows.schedule import Schedule
 from tasks import files, judgement, params_file
 from tasks.params import Params
@@ -39,6 +39,7 @@ def status(project: Project) -> dict[str, Any]:
         result["gate"] = {**found.as_json(), "line": found.line()}
     if planned := Schedule.read(project):
         result["schedule"] = {**asdict(planned), "served": planned.served, "line": planned.line()}
+    result["orphans"] = orphans.as_json(orphans.found(project))
     result["registry"] = _registry(project, values)
     result["disk"] = {place: files.size(project.root / place) for place in DISK}
     return result
@@ -50,7 +51,7 @@ def running(project: Project) -> int | None:
         pid = int(Path(project.scratch / "run.pid").read_text())
     except (OSError, ValueError):
         return None
-    return pid if psutil.pid_exists(pid) else None
+    return pid if is_held(project) else None
 
 
 def _registry(project: Project, values: Params) -> dict[str, Any]:
@@ -95,6 +96,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if ledger := registry.get("ledger"):
         lines += _decisions(ledger)
     used = [f"{place} {count / 1e6:,.0f} MB" for place, count in result["disk"].items() if count]
+    lines += [f"left behind: {o['found']}; {o['advice']}" for o in result["orphans"]]
     return [*lines, f"disk: {', '.join(used) or 'nothing yet'}"]
 
 

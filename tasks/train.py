@@ -46,8 +46,8 @@ def run(project: Project, params: Params) -> None:
         if ranks.rank:  # the first process alone keeps records and writes results
             _fit(setup, setup.trainer(folder, lambda state: None))
             raise SystemExit(0)
-        _end_abandoned(project, folder)
         run_key = _run_key(folder)
+        trainings.end_abandoned(project, run_key)
         name = f"{plan.backbone} {plan.strategy}"
         header = tracking.header(project, params, name, {"thawline.thaw_line": plan.thaw_line})
         spool = tracking.Spool.open(project, run_key, header)
@@ -184,16 +184,6 @@ def _scratch(project: Project, identity: str) -> Path:
     for old in others[: -KEPT_TRAININGS or None]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def _end_abandoned(project: Project, current: Path) -> None:
-    """Tell the tracking server that trainings which a kill broke off do not run any more.
-
-    Each goes on under its own run when its parameters come back.
-    """
-    for record in current.parent.glob("*/run_key.json"):
-        if record.parent != current:
-            tracking.Spool.end_if_open(project, files.read_json(record)["run_key"], "KILLED")
 
 
 def _run_key(folder: Path) -> str:

@@ -41,6 +41,17 @@ def current_key(project: Project) -> str | None:
         return None
 
 
+def end_abandoned(project: Project, current: str) -> None:
+    """Tell the tracking server that trainings which a kill broke off do not run any more.
+
+    Each goes on under its own run when its parameters come back. `current`: the key of the run
+    that goes on now.
+    """
+    for path in spool.folder(project).glob("*.jsonl"):
+        if path.stem != current and spool.status(path) is None:
+            spool.Spool.end_if_open(project, path.stem, "KILLED")
+
+
 def _training(project: Project, mark: Path) -> Training | None:
     try:
         key = str(files.read_json(mark)["run_key"])

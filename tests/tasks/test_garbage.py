@@ -88,6 +88,7 @@ def training(project: Project, key: str, end: str | None, age: float) -> Path:
         (folder / name).write_text("{}")
     header = spool.Header("e", key, {}, {})
     opened = spool.Spool.open(project, key, header)
+    opened.extend([{"key": "loss", "value": 1.0, "step": 8, "timestamp_ms": spool.now_ms()}])
     if end is not None:
         opened.end(end)
     old(folder, age)

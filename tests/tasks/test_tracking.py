@@ -19,7 +19,7 @@ import psutil
 import pytest
 import requests
 
-from tasks import files, tracking, train
+from tasks import tracking, trainings
 from tasks.params import Params
 from tasks.records import Project, Tuning
 from tasks.tracking import Header, Point, Spool, drainer, runs, store
@@ -367,11 +367,9 @@ def _until(done: Any, seconds: float) -> None:
 
 def test_a_training_that_was_killed_and_left_does_not_run_for_ever(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    left, current = (tmp_path / ".thawline/checkpoints" / name for name in ("left", "current"))
-    for folder in (left, current):
-        files.write_json(folder / "run_key.json", {"run_key": folder.name})
-        Spool.open(project, folder.name, HEADER).extend(points(0, 2))
-    train._end_abandoned(project, current)
+    for key in ("left", "current"):
+        Spool.open(project, key, HEADER).extend(points(0, 2))
+    trainings.end_abandoned(project, "current")
     with store.connect(tmp_path) as client:
         drainer.drain(project, 60)
         status = [
