@@ -542,12 +542,12 @@ def gc(
 
     if commits != "all" and not (commits.isdecimal() and int(commits)):
         raise typer.BadParameter("--commits takes a number from 1, or all")
+    project = find()
     if not (dry_run or yes) and (as_json or not sys.stdin.isatty()):
         raise ThawlineError(
             "nobody is there to ask; look first with: thawline gc --dry-run, then: thawline gc "
             "--yes (nothing was deleted)"
         )
-    project = find()
     with garbage.offered(project, None if commits == "all" else int(commits)) as offer:
         if not as_json:
             garbage.show(out, offer)

@@ -132,8 +132,9 @@ def _mlflow(project: Project, host: str, port: int, console: Console) -> list[Pa
         return []
     address = f"http://{host}:{port}"
     arguments = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    arguments += ["--backend-store-uri", uri]
-    return [Page("MLflow", address, f"{address}/health", arguments, {})]
+    # Not as an argument: anybody on the machine could read a password in it.
+    variables = {"MLFLOW_BACKEND_STORE_URI": uri}
+    return [Page("MLflow", address, f"{address}/health", arguments, variables)]
 
 
 @contextlib.contextmanager

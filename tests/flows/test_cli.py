@@ -19,7 +19,7 @@ HEAVY = "torch torchvision timm mlflow prefect dvc pandas sklearn optuna matplot
 
 def test_the_commands_are_those_of_the_design() -> None:
     promised = "run plan stage new doctor report ui register promote rollback predict status data"
-    assert {*promised.split(), "changes", "weights", "recipes"} <= set(COMMANDS)
+    assert {*promised.split(), "changes", "gc", "weights", "recipes"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -74,7 +74,7 @@ def test_wrong_use_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "plan", "status", "report", "register", "promote", "rollback", "changes", "ui"],
+    ["run", "plan", "status", "report", "register", "promote", "rollback", "changes", "ui", "gc"],
 )
 def test_outside_a_project_one_sentence_says_so(command: str, tmp_path: Path) -> None:
     done = thawline(tmp_path, command)
