@@ -29,7 +29,7 @@ from tasks.records import Project
 
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 # Folders in which no lock file of the project's lies.
-_ELSEWHERE = {".git", ".venv", ".thawline", ".prefect", "mlartifacts", "node_modules"}
+_ELSEWHERE = {".git", ".dvc", ".venv", ".thawline", ".prefect", "mlartifacts", "node_modules"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def offered(project: Project, last: int | None = None) -> Iterator[Offer]:
         for text in _texts(project, values.register_.model, last):
             named |= garbage.named(text)
         cache = Path(repo.cache.local.path)
-        items, kept, notes = [], 0, _history_notes(project)
+        items: list[Item] = []
+        kept, notes = 0, _history_notes(project)
         if _is_ours(project, cache):
             items, kept = _of_cache(cache, Path(repo.stage_cache.cache_dir), named)
         else:

@@ -96,7 +96,7 @@ def shows(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_a_run_that_fails_shows_no_secret_and_writes_none(
-    tmp_path: Path, server: dict[str, str], echo: str
+    tmp_path: Path, server: dict[str, str], pages: tuple[Project, str, str], echo: str
 ) -> None:
     storage = "tune: {storage: 'postgresql://ada:$DATABASE_PASSWORD@127.0.0.1:9/x'}\n"
     project = make_project(tmp_path / "project", DVC + TELLTALE, PARAMS + storage)
@@ -107,6 +107,7 @@ def test_a_run_that_fails_shows_no_secret_and_writes_none(
     assert "token ***" in logged and "Authorization: Basic ***" in logged
     assert "RuntimeError: http://ada:***@127.0.0.1" in logged
     assert not leaks(project)
+    assert (pages[0].root / ".prefect/prefect.db").is_file() and not leaks(pages[0])
 
     credentials(project, "data/raw.txt")
     (project.root / "data/raw.txt").unlink()
