@@ -30,14 +30,15 @@ def fingerprint(project: Project) -> str:
 
 @contextmanager
 def watching(project: Project, seconds: float | None, act: Callable[[str], None]) -> Iterator[None]:
-    """Calls `act` with the new fingerprint once data has changed and then held still for a look.
+    """Calls `act` with the fingerprint of data that has come and then held still for a look.
 
-    `seconds` between two looks; None: does not watch.
+    At first, whatever is there has come: nobody knows what happened before. `seconds` between two
+    looks; None: does not watch.
     """
     ended = threading.Event()
 
-    def watch(known: str) -> None:
-        before = known
+    def watch() -> None:
+        known = before = ""
         while not ended.wait(seconds):
             try:
                 now = fingerprint(project)
@@ -49,7 +50,7 @@ def watching(project: Project, seconds: float | None, act: Callable[[str], None]
                 log.warning("watching the data: %s", error)
 
     if seconds is not None:
-        threading.Thread(target=watch, args=[fingerprint(project)], daemon=True).start()
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
