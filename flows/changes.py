@@ -19,7 +19,6 @@ from tasks import (
     costs,
     decision,
     params_file,
-    plugins,
     predict,
     problems,
     versions,
@@ -152,9 +151,9 @@ def _answers(
         past.file(repo, champion.hashes[EVALUATED], "predictions.parquet", what)
     ).drop_duplicates("group")
     classes = sorted(old["label"].unique())
-    problem = plugins.load(problems, params.problem)
+    problem = problems.load(params.problem)
     model = predict.load(project, params, str(champion.number))
-    answers = model.predict(pd.DataFrame({"image": problem.samples(project, rows)}))
+    answers = predict.answers(model, problem.samples(project, [*rows]))
     return Answers(
         old=said[[f"p_{i}" for i in range(len(classes))]].to_numpy(np.float64),
         new=answers[[f"p_{name}" for name in classes]].dropna().to_numpy(np.float64),

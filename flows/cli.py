@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from flows.project import QUIET, find
-from tasks import redaction
+from tasks import problems, redaction
 from tasks.errors import ThawlineError
 
 app = typer.Typer(
@@ -141,13 +141,14 @@ def stage(name: Annotated[str, typer.Argument(help="Such as train or embed@resne
     stages.run(find(), name)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def new(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The project folder to make.")],
     data: Annotated[
         str, typer.Option(help="A folder of class folders, a CSV or Parquet manifest, a data set.")
     ],
-    problem: Annotated[str, typer.Option(help="What the model is for.")] = "image_classification",
+    problem: Annotated[str, typer.Option(help="What the model is for.")] = problems.DEFAULT,
     name: Annotated[str | None, typer.Option(help="Name of the model in the registry.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Values to start with; default: by the size of the data.")
@@ -158,24 +159,37 @@ def new(
     images: Annotated[
         str | None, typer.Option(help="Manifest: the folder that its paths start from.")
     ] = None,
-    path_column: Annotated[str, typer.Option(help="Manifest: column with the file.")] = "path",
-    label_column: Annotated[str, typer.Option(help="Manifest: column with the class.")] = "label",
-    split_column: Annotated[str, typer.Option(help="Manifest: column with the split.")] = "split",
-    group_column: Annotated[str, typer.Option(help="Manifest: column with the group.")] = "group",
+    path_column: Annotated[
+        str | None, typer.Option(help="Manifest: column with the file (path).")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Manifest: column with the class (label).")
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="Manifest: column with the split (split).")
+    ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Manifest: column with the group (group).")
+    ] = None,
 ) -> None:
     """Make a project folder for your own data, or for a known data set.
+
+    A problem may have options of its own: any key of the section prepare, with - for _.
 
     Example: thawline new flowers --data ~/pictures/flowers
     """
     from flows import new as projects
 
-    columns = {
+    given = {
+        "images": images,
         "path_column": path_column,
         "label_column": label_column,
         "split_column": split_column,
         "group_column": group_column,
     }
-    wanted = projects.Wanted(folder, data, problem, name, images, recipe, start_from, columns)
+    options = {key: value for key, value in given.items() if value is not None}
+    options |= projects.own_options(context.args)
+    wanted = projects.Wanted(folder, data, problem, name, recipe, start_from, options)
     for line in projects.make(wanted):
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -210,6 +224,7 @@ def doctor(
         typer.Option(help="Look at this data instead, as in thawline new; needs no project."),
     ] = None,
     label_column: Annotated[str, typer.Option(help="Manifest: column with the class.")] = "label",
+    problem: Annotated[str, typer.Option(help="Data: what the model is for.")] = problems.DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Check versions, device, disk, data and stores, and say what to do.
@@ -224,8 +239,8 @@ def doctor(
         from flows import doctor_data
         from flows.new import Wanted
 
-        columns = {"label_column": label_column}
-        findings = doctor_data.examine(Wanted(Path(), data, columns=columns))
+        options = {"label_column": label_column}
+        findings = doctor_data.examine(Wanted(Path(), data, problem, options=options))
     if as_json:
         _print_json(checks.as_json(findings))
     else:
@@ -364,7 +379,7 @@ def _print_decision(answer: tuple[dict[str, Any], list[str]], as_json: bool) -> 
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     output: Annotated[Path, typer.Option("--out", help="A .parquet, .csv or .json file.")] = Path(
         "predictions.parquet"
     ),
@@ -373,23 +388,25 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Classify images with the champion of this project.
+    """Classify examples with the champion of this project.
 
     Example: thawline predict photos/ --out predictions.parquet
     """
     from tasks import params_file
-    from tasks.predict import predict as predict_images
+    from tasks import predict as predictions
 
     project = find()
-    frame = predict_images(project, params_file.load(project.root), images, output, model)
+    params = params_file.load(project.root)
+    frame = predictions.predict(project, params, inputs, output, model)
     if as_json:
-        columns = frame[["path", "label", "probability", "error"]]
+        columns = frame[[*predictions.about(frame), "label", "probability", "error"]]
         rows = json.loads(columns.to_json(orient="records"))  # missing values become null
         _print_json({"file": str(output), "predictions": rows})
         return
     unreadable = int(frame["error"].notna().sum())
     note = f", {unreadable} of them unreadable" if unreadable else ""
-    out.print(f"{len(frame)} images{note}: {output}", highlight=False, soft_wrap=True)
+    many = problems.load(params.problem).WORDS.many
+    out.print(f"{len(frame)} {many}{note}: {output}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -587,6 +604,7 @@ def data(
 @app.command()
 def weights(
     names: Annotated[list[str] | None, typer.Argument(help="Backbones; none: list them.")] = None,
+    problem: Annotated[str, typer.Option(help="What the backbones are for.")] = problems.DEFAULT,
 ) -> None:
     """Fetch weights of backbones ahead of time, or list those known by checksum.
 
@@ -598,10 +616,8 @@ def weights(
         known = catalogue.known_weights()
         _list({key: f"{entry.title} ({entry.licence})" for key, entry in known.items()})
     if names:
-        from tasks.problems.image_classification.weights import fetch
-
         for name in names:
-            print(fetch(name))
+            print(problems.load(problem).fetch(name))
 
 
 @app.command()

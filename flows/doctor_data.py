@@ -9,13 +9,12 @@ from pathlib import Path
 
 from flows import new
 from flows.doctor import Finding
-from tasks import catalogue, params_file
+from tasks import params_file, problems
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.params import replace as changed
 from tasks.records import SPLITS, DataSummary, Inspection, Project
 
-BACKBONE = "mobilenet_v2"  # whose features the data is looked at with
 NAMED = 5  # examples that a finding names
 
 
@@ -31,18 +30,20 @@ def examine(wanted: new.Wanted) -> list[Finding]:
         except ThawlineError as error:
             return [Finding("data", "fail", str(error), "mend it before training")]
         except OSError as error:  # such as a full disk
-            advice = "set TMPDIR to a folder with room: the pictures are decoded there"
+            advice = "set TMPDIR to a folder with room: the data is decoded there"
             return [Finding("data", "fail", f"{error.strerror} ({error.filename})", advice)]
 
 
 def _inspected(project: Project, params: Params) -> Inspection:
     from tasks import augment, embed, inspect, prepare, select
 
-    params = changed(params, {"embed.backbones": [BACKBONE], "select.backbone": BACKBONE})
-    catalogue.fetch_weights(BACKBONE)
+    problem = problems.load(params.problem)
+    backbone = problem.LOOKS_WITH
+    params = changed(params, {"embed.backbones": [backbone], "select.backbone": backbone})
+    problem.fetch(backbone)
     prepare.run(project, params)
     augment.run(project, params)
-    embed.run(project, params, BACKBONE)
+    embed.run(project, params, backbone)
     select.run(project, params)
     inspect.run(project, params)
     return Inspection.read(project.inspection)

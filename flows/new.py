@@ -9,19 +9,20 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flows import start as starts
-from tasks import params_file, plugins, problems, recipes, versions
-from tasks.errors import ThawlineError
+from tasks import params_file, problems, recipes, versions
+from tasks.errors import ThawlineError, nearest
 from tasks.params import Params
+from tasks.problems import Problem
 from tasks.records import Project
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANIFESTS = (".csv", ".tsv", ".parquet")
-IMAGE_SIDE = 160  # photographs need more than the 96 of the embedded data set
 FEW = 1_000  # examples below which the recipe is that for small data
 MOST_THREADS = 8
 
@@ -48,12 +49,11 @@ class Wanted:
 
     folder: Path
     data: str  # a path, or a name of the catalogue
-    problem: str = "image_classification"
+    problem: str = problems.DEFAULT
     name: str | None = None  # of the registered model
-    images: str | None = None
     recipe: str | None = None  # None: by the number of examples
     start: str | None = None  # a model or file of weights to start from, see `tasks.start`
-    columns: dict[str, str] = field(default_factory=dict)  # of a manifest: path_column …
+    options: dict[str, str] = field(default_factory=dict)  # keys of `prepare`: path_column …
 
 
 def make(wanted: Wanted) -> list[str]:
@@ -64,7 +64,7 @@ def make(wanted: Wanted) -> list[str]:
     folder = wanted.folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ThawlineError(f"{folder} exists and is not an empty folder; choose another name")
-    plugins.load(problems, wanted.problem)
+    problems.load(wanted.problem)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -76,27 +76,43 @@ def make(wanted: Wanted) -> list[str]:
     return [*told, f"made {folder}", f"next: cd {wanted.folder} && thawline run"]
 
 
+def own_options(arguments: Sequence[str]) -> dict[str, str]:
+    """`--text-column review` or `--text-column=review` as a key of `prepare` and its value.
+
+    Raises `ThawlineError` for anything else.
+    """
+    found: dict[str, str] = {}
+    left = iter(arguments)
+    for argument in left:
+        name, _, value = argument.partition("=")
+        value = value or next(left, "")
+        if not name.startswith("--") or not value:
+            raise ThawlineError(f"{argument!r} is not an option and its value; see --help")
+        found[name[2:].replace("-", "_")] = value
+    return found
+
+
 def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     from tasks.prepare import choose_salt
 
     root = project.root
-    shutil.copy(TEMPLATES / "params.yaml", root / "params.yaml")
+    problem = problems.load(wanted.problem)
+    _refuse_unknown(wanted.options, problem)
+    own = problems.folder_of(wanted.problem) / "params.yaml"
+    shutil.copy(own if own.is_file() else TEMPLATES / "params.yaml", root / "params.yaml")
     data = _data(wanted.data, root)
     is_manifest = Path(data).suffix.lower() in MANIFESTS
-    images = _images(wanted, root / data, is_manifest)
     values: dict[str, Any] = {
         "problem": wanted.problem,
         "threads": _threads(),
         "prepare.data": data,
-        "augment.image_size": IMAGE_SIDE,
         "register.model": wanted.name or _model_name(name),
     }
     if is_manifest:
-        values |= {f"prepare.{key}": value for key, value in wanted.columns.items()}
-    if images is not None:
-        values["prepare.images"] = images
+        values |= {f"prepare.{key}": value for key, value in wanted.options.items()}
+    values |= problem.proposals(root / data, wanted.options)
     parameters = _set(root, values)
-    frame = plugins.load(problems, wanted.problem).read(parameters.prepare, root)
+    frame = problem.read(parameters.prepare, root)
     given = frame["split"].notna().any()
     recipe = wanted.recipe or ("small_data" if len(frame) < FEW else "standard")
     values = {
@@ -104,7 +120,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
         "prepare.split.salt": choose_salt(project, frame, parameters),
     }
     _set(root, values)
-    _write_dvc_yaml(root, images is not None)
+    _write_dvc_yaml(root, problem, parameters)
     versions.write(root)
     fetched = "" if Path(data).is_absolute() else f"/{data}\n"  # the catalogue has it again
     (root / ".gitignore").write_text(GITIGNORE + fetched, encoding="utf-8")
@@ -134,30 +150,6 @@ def _data(given: str, root: Path) -> str:
     )
 
 
-def _images(wanted: Wanted, data: Path, is_manifest: bool) -> str | None:
-    """Where a manifest's paths start from; None when the images lie in the data itself."""
-    if wanted.images is not None:
-        folder = Path(wanted.images).expanduser()
-        if not folder.is_dir():
-            raise ThawlineError(f"--images {wanted.images}: there is no such folder")
-        return str(folder.resolve())
-    if not is_manifest or _holds_images(data):
-        return None
-    return str(data.parent)
-
-
-def _holds_images(data: Path) -> bool:
-    if data.suffix.lower() != ".parquet":
-        return False
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return "image" in pq.read_schema(data).names
-    except (pa.ArrowException, OSError):
-        return True  # not readable; the reader of the data says so
-
-
 def _set(root: Path, values: dict[str, Any]) -> Params:
     assignments = [
         f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
@@ -178,11 +170,25 @@ def _model_name(folder: str) -> str:
     return kept or "model"
 
 
-def _write_dvc_yaml(root: Path, images: bool) -> None:
+def _refuse_unknown(options: dict[str, str], problem: Problem) -> None:
+    known = problem.sections().prepare.model_fields
+    for key in options:
+        if key not in known:
+            option = f"--{key.replace('_', '-')}"
+            raise ThawlineError(f"{option} is no option of this problem{nearest(key, known)}")
+
+
+def _write_dvc_yaml(root: Path, problem: Problem, parameters: Params) -> None:
+    """The template, with the data's further places and what the packaged model needs of them."""
     text = (TEMPLATES / "dvc.yaml").read_text(encoding="utf-8")
-    if images:  # a changed image must count as changed data, not only a changed manifest
-        data = "      - ${prepare.data}\n"
-        text = text.replace(data, f"{data}      - ${{prepare.images}}\n", 1)
+    data = "      - ${prepare.data}\n"
+    places = problem.places(parameters.prepare)  # a changed one must count as changed data
+    text = text.replace(data, data + "".join(f"      - ${{{key}}}\n" for key in places), 1)
+    default = problems.load(problems.DEFAULT)
+    listed, own = (
+        "".join(f"      - prepare.{key}\n" for key in each.PACKAGED) for each in (default, problem)
+    )
+    text = text.replace(f"      - prepare.data\n{listed}", f"      - prepare.data\n{own}", 1)
     (root / "dvc.yaml").write_text(text, encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ def plan(project: Project, stage: str | None = None) -> dict[str, Any]:
     upgraded = versions.changes(project.root)
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
-        repository.check_images(repo, values)
+        repository.check_places(repo, values)
         graph = dag.graph(repo)
         wanted = dag.upstream(dag.expand([stage], graph), graph) if stage else list(graph)
         found = dag.status(repo, project, graph, upgraded)
@@ -108,7 +108,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
         seconds = result["estimated_seconds"]
         console.print(f"about {seconds:.0f} s, by what these stages took last", highlight=False)
     if "thaw_plan" in result:
-        console.print("\nhow the network thaws, from the image up", style="dim")
+        console.print("\nhow the network thaws, from the input up", style="dim")
         console.print(_thaw_table(result["thaw_plan"]), highlight=False)
         console.print(f"\n{result['thaw_why']}", highlight=False, markup=False)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import DVC_FILE
-from tasks import files
+from tasks import files, problems
 from tasks.errors import ThawlineError
 from tasks.params import Params, get
 from tasks.params_file import PARAMS_FILE, parse
@@ -98,18 +98,18 @@ def check_params(repo: Any, values: Params) -> None:
     )
 
 
-def check_images(repo: Any, values: Params) -> None:
-    """Refuse a folder of images that the data's stage does not depend on: changes went unseen."""
-    folder = values.prepare.images
-    if folder is None:
-        return
+def check_places(repo: Any, values: Params) -> None:
+    """Refuse a place of the data that the data's stage does not depend on: changes went unseen."""
+    problem = problems.load(values.problem)
     stage = next((s for s in repo.index.stages if s.addressing == "prepare"), None)
-    wanted = Path(repo.root_dir, folder)
-    if stage is not None and all(Path(dep.fs_path) != wanted for dep in stage.deps):
-        raise ThawlineError(
-            f"prepare.images is {folder!r}, but {DVC_FILE}'s 'prepare' does not depend on it, so "
-            "that changed images would go unseen; add the line '- ${prepare.images}' to its deps"
-        )
+    for key, place in problem.places(values.prepare).items():
+        wanted = Path(repo.root_dir, place)
+        if stage is not None and all(Path(dep.fs_path) != wanted for dep in stage.deps):
+            raise ThawlineError(
+                f"{key} is {place!r}, but {DVC_FILE}'s 'prepare' does not depend on it, so that "
+                f"changed {problem.WORDS.many} would go unseen; add the line '- ${{{key}}}' to its "
+                "deps"
+            )
 
 
 def _inputs(repo: Any) -> Iterator[tuple[Any, Any]]:

@@ -129,7 +129,7 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
     drop_unlisted(project, values.embed.backbones)  # before DVC looks: all may be known then
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
-        repository.check_images(repo, values)
+        repository.check_places(repo, values)
         fetched = repository.pull_missing_inputs(repo)
         for path in [*fetched, *repository.pull_missing_weights(repo, values)]:
             console.print(f"fetched {path} from the DVC remote")

@@ -8,16 +8,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tasks import params_file
+from tasks import params_file, problems
 from tasks.records import Project
 
 log = logging.getLogger(__name__)
 
 
 def fingerprint(project: Project) -> str:
-    """Changes with any file of the data (`prepare.data`, `prepare.images`); empty: not there."""
+    """Changes with any file of the data and of its further places; empty: not all is there."""
     params = params_file.load(project.root)
-    named = [each for each in (params.prepare.data, params.prepare.images) if each]
+    problem = problems.load(params.problem)
+    named = [params.prepare.data, *problem.places(params.prepare).values()]
     seen = hashlib.sha256()
     for root in (project.root / name for name in named):
         if not root.exists():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks import problems
+
 _FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -22,9 +24,16 @@ def text(record: dict[str, Any]) -> str:
         "Limits": _limits(record),
         "Lineage": _lineage(record),
     }
-    title = record["description"] or f"{len(record['classes'])} classes of images"
+    title = (
+        record["description"]
+        or f"{len(record['classes'])} classes of {_problem(record).WORDS.many}"
+    )
     body = "\n".join(f"## {name}\n\n{content}\n" for name, content in sections.items())
     return f"# {title}\n\n{_tell(record)}\n\n{body}"
+
+
+def _problem(record: dict[str, Any]) -> problems.Problem:
+    return problems.load(record["problem"])
 
 
 def _tell(record: dict[str, Any]) -> str:
@@ -36,42 +45,20 @@ def _tell(record: dict[str, Any]) -> str:
 
 
 def _use(record: dict[str, Any]) -> str:
-    classes = record["classes"]
+    classes, problem = record["classes"], _problem(record)
+    argument, plain = problem.usage(record)
     shown = ", ".join(classes[:50]) + (f" … ({len(classes)} in all)" if len(classes) > 50 else "")
     return f"""\
-It gives one of these labels to a picture, with calibrated probabilities: {shown}.
+It gives one of these labels to a {problem.WORDS.thing}, with calibrated probabilities: {shown}.
 
 ```python
 from tasks.problems.{record["problem"]}.predictor import Predictor
 
 model = Predictor("models")  # this folder; its digests are checked
-print(model.predict(["picture.jpg"]))  # label, probability, error, one column p_<class> a class
+print(model.predict({argument}))  # label, probability, error, one column p_<class> a class
 ```
 
-{_plain(record)}`model.json` says the rest: size, normalisation, classes, temperature."""
-
-
-def _plain(record: dict[str, Any]) -> str:
-    """How to load the weights without Thawline; a head of or on several layers has no short way,
-    nor has a network that its library does not make with our classifier."""
-    network, classes = record["network"], len(record["classes"])
-    if record["head"]["hidden"] or "reading" in record or not network.get("plain", True):
-        return ""
-    module = "torchvision.models" if network["library"] == "torchvision" else "timm"
-    make = "get_model" if network["library"] == "torchvision" else "create_model"
-    return f"""\
-Or in plain PyTorch:
-
-```python
-import {module}
-from safetensors.torch import load_file
-
-model = {module}.{make}("{network["name"]}", num_classes={classes})
-model.load_state_dict(load_file("models/model.safetensors"))
-model.eval()
-```
-
-"""
+{plain}`model.json` says the rest: size, normalisation, classes, temperature."""
 
 
 def _results(metrics: dict[str, float]) -> str:
@@ -115,9 +102,10 @@ def _data(record: dict[str, Any]) -> str:
         if data["certificate"]
         else "That no split leaks into another is not certified."
     )
+    many = _problem(record).WORDS.many
     return (
         f"{data['name']}; licence: {licence}. Examples: {counts}. {origin} {data['unreadable']} "
-        f"images could not be read and were left out. {leaks} Labels that are probably wrong: "
+        f"{many} could not be read and were left out. {leaks} Labels that are probably wrong: "
         f"{data['label_errors']:,} of {data['inspected']:,} that were looked at, none of them for "
         "testing."
     )
@@ -147,10 +135,10 @@ multiply-adds, about"""
 
 
 def _limits(record: dict[str, Any]) -> str:
-    metrics = record["metrics"]
+    metrics, words = record["metrics"], _problem(record).WORDS
     lines = [
-        "- It always answers with one of its classes, also to a picture of something else.",
-        "- The figures hold for pictures like those of the test split.",
+        f"- It always answers with one of its classes, also to a {words.thing} of something else.",
+        f"- The figures hold for {words.things} like those of the test split.",
     ]
     worst, drift = record["judged"]["worst"], record["judged"]["drift"]
     if worst is not None:

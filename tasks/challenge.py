@@ -98,7 +98,7 @@ def _files(project: Project, params: Params, version: registry.Version) -> Path:
     """The packaged folder of a registered version, checked."""
     name = params.register_.model
     with store.connect(project.root) as client:
-        return predict.packaged_copy(client, params.problem, name, version.number)
+        return predict.packaged_copy(client, name, version.number)
 
 
 def _require_packaged(project: Project, name: str, challenger: registry.Version) -> None:

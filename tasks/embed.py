@@ -1,9 +1,9 @@
-"""The embed stage: one pass of a frozen backbone over the images, kept as pooled features.
+"""The embed stage: one pass of a frozen backbone over the examples, kept as pooled features.
 
 Leaves in `outputs/features/BACKBONE`: `embedding.json` (an `Embedding`), `rows.npy` (int64 [n],
 the manifest rows of training and validation) and, for three depths, `LAYER.npy` (float32 [n, d]):
 the layer before the head and two shallower ones, where about 50 % and 75 % of the forward compute
-is done. Test images are left alone: they are looked at in evaluate only.
+is done. Test examples are left alone: they are looked at in evaluate only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tasks import files, plugins, problems
+from tasks import files, problems
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.progress import progress
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tasks.engine.device import Compute
     from tasks.engine.split import Chain
-    from tasks.problems import Backbone, Examples
+    from tasks.problems import Backbone, Examples, Problem
 
 Features = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -41,14 +41,14 @@ SHALLOWER = (0.5, 0.75)  # shares of the forward compute
 def run(project: Project, params: Params, backbone: str) -> None:
     """Write the features of one backbone.
 
-    Raises `ThawlineError` when its weights cannot be had or it does not take the images.
+    Raises `ThawlineError` when its weights cannot be had or it does not take the examples.
     """
     import torch
 
     from tasks.engine.device import resolve
     from tasks.engine.network import digest
 
-    problem = plugins.load(problems, params.problem)
+    problem = problems.load(params.problem)
     compute = resolve(params.device, params.precision)
     loaded = problem.backbone(backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "plain.json")
@@ -56,7 +56,7 @@ def run(project: Project, params: Params, backbone: str) -> None:
     rows = _rows(project)
     model = loaded.model.eval().to(compute.device, memory_format=torch.channels_last)
     before = digest(model.state_dict())
-    chain = _chain(loaded, examples, rows, compute, policy.image_size)
+    chain = _chain(problem, loaded, examples, rows, compute, policy)
     chosen = depths(chain.layers)
     names = {chain.layers[stop - 1].name: stop for stop in chosen}
     folder = project.features(backbone)
@@ -122,11 +122,12 @@ def _rows(project: Project) -> npt.NDArray[np.int64]:
 
 
 def _chain(
+    problem: Problem,
     backbone: Backbone,
     examples: Examples,
     rows: npt.NDArray[np.int64],
     compute: Compute,
-    image_size: int,
+    policy: ViewPolicy,
 ) -> Chain:
     """The backbone cut into layers on a real example."""
     from tasks.engine.split import chain
@@ -139,10 +140,7 @@ def _chain(
         raise ThawlineError(f"{backbone.name}: {error}") from error
     except Exception as error:  # networks state a wrong input size in their own ways
         text = (str(error) or type(error).__name__).splitlines()[0]
-        raise ThawlineError(
-            f"{backbone.name} does not take images of {image_size} pixels ({text}); set "
-            "augment.image_size to the size it was made for, such as 224, or choose another"
-        ) from error
+        raise ThawlineError(problem.misfit(backbone.name, policy, text)) from error
 
 
 def _embed(
@@ -174,8 +172,8 @@ def _embed(
         progress(f"embedding with {paths[0].parent.name}", len(rows)) as advance,
     ):
         temporaries = [stack.enter_context(files.atomic(path)) for path in paths]
-        for start, images in zip(starts, ahead(inputs, starts), strict=True):
-            values, pooled = compute.send(images), []
+        for start, batch in zip(starts, ahead(inputs, starts), strict=True):
+            values, pooled = compute.send(batch), []
             with compute.autocast():
                 for part in parts:
                     values = part(values)
@@ -189,6 +187,6 @@ def _embed(
                     files.reserve(path)
             for array, x in zip(arrays, pooled, strict=True):
                 array[start : start + len(x)] = x
-            advance(len(images))
+            advance(len(batch))
         for array in arrays:
             array.flush()

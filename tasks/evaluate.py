@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import tasks.problems
 from tasks import (
     baselines,
     calibration,
@@ -28,7 +28,6 @@ from tasks import (
     linear_probes,
     looks,
     metrics,
-    plugins,
     repeat,
     report,
     retention,
@@ -40,6 +39,7 @@ from tasks.errors import DataError
 from tasks.learning_curve import LearningCurve
 from tasks.metrics import Bootstrap, Floats, Ints
 from tasks.params import Params, TrainParams
+from tasks.problems import Problem
 from tasks.records import DataSummary, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
 from tasks.retention import Knowledge, Retention
 
@@ -93,6 +93,7 @@ def conclude(
     what more labels would bring; None when there are too few to tell.
     """
     classes = DataSummary.read(project.summary).classes
+    words = tasks.problems.load(params.problem).WORDS
     fitted = calibration.fit_temperature(logits["validation"], _targets(manifest, "validation"))
     temperature = evidence.plain(fitted)
     probabilities = {
@@ -115,7 +116,7 @@ def conclude(
             probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
         ),
         "retention": retention.judge(
-            Retention.read(project.train / "retention.json"), known, params.retention
+            Retention.read(project.train / "retention.json"), known, params.retention, words.many
         ),
         "drift": evidence.plain(asdict(_drift(manifest, logits))),
         **evidence.plain(slices.judge(labels, predicted, tested, resamples)),
@@ -158,14 +159,13 @@ def _forward(
     project: Project, params: Params, summary: DataSummary, manifest: pd.DataFrame
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """Logits of validation and test [n, classes]; and what a prediction takes: milliseconds of one
-    image, and megabytes of weights."""
+    example, and megabytes of weights."""
     import torch
 
-    import tasks.problems
     from tasks.engine import device
 
     plan = ThawPlan.read(project.thaw_plan)
-    problem = plugins.load(tasks.problems, params.problem)
+    problem = tasks.problems.load(params.problem)
     exact = device.resolve(params.device, "float32")  # as the packaged model predicts
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")
@@ -192,7 +192,7 @@ def _forward(
 
 
 def _trained(
-    project: Project, problem: ModuleType, plan: ThawPlan, classes: int
+    project: Project, problem: Problem, plan: ThawPlan, classes: int
 ) -> tuple[nn.Module, str]:
     """The trained network, in evaluation mode, and the path of its head."""
     from safetensors.torch import load_file
@@ -213,14 +213,12 @@ def _knowledge(project: Project, params: Params, classes: int) -> Knowledge | No
     """What the trained backbone still knows of what `retention.probe` asks about."""
     from tasks import probe
 
-    if params.retention.own_probe is None:  # training has asked about the validation images
+    if params.retention.own_probe is None:  # training has asked about the validation examples
         return Retention.read(project.train / "retention.json").knowledge
-    import tasks.problems
-
     plan = ThawPlan.read(project.thaw_plan)
     if plan.reading:
         return None  # only the head has learned, and the network around the old one is another
-    problem = plugins.load(tasks.problems, params.problem)
+    problem = tasks.problems.load(params.problem)
     model, head = _trained(project, problem, plan, classes)
     return probe.ask(project, params, model, head)
 

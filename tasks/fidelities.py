@@ -122,7 +122,7 @@ class Ladder:
             elif limits.max_latency_ms is not None:
                 taken = milliseconds(self.project, self.params, self.plan.backbone, head)
                 if taken > limits.max_latency_ms:
-                    log.warning("a head with hidden layers %s: %.1f ms an image", hidden, taken)
+                    log.warning("a head with hidden layers %s: %.1f ms an example", hidden, taken)
                     found[tuple(head.hidden)] = "tune.max_latency_ms", 1.0
         return found
 

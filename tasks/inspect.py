@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import data_quality, embed, files, partition, plugins, problems, select
+from tasks import data_quality, embed, files, partition, problems, select
 from tasks.metrics import Floats, Ints
 from tasks.params import Params
 from tasks.progress import progress
@@ -18,7 +18,6 @@ from tasks.records import COLUMN, SPLITS, DataSummary, Inspection, Project, Sele
 
 NAMED = 200  # examples that a list holds at most
 LEAKS = ("copies", "groups", "near_duplicates")
-SHAPE = ("height", "width", "channels")  # columns of a manifest of images
 
 
 def run(project: Project, params: Params) -> None:
@@ -71,7 +70,7 @@ def run(project: Project, params: Params) -> None:
                 "majority": round(x.majority, 4),
             }
             for x in data_quality.telling_columns(
-                examples[_columns(examples)], targets, params.seed
+                examples[_columns(examples, params.problem)], targets, params.seed
             )
         ],
         drift=_drift(says, examples, names),
@@ -93,7 +92,7 @@ def leaks(
         "groups_across_splits": _split_up(pd.factorize(manifest["group"])[0], splits),
     }
     if params.prepare.near_duplicates:
-        problem = plugins.load(problems, params.problem)
+        problem = problems.load(params.problem)
         pairs = problem.near_duplicates(manifest, project.prepared)
         across["near_duplicates_across_splits"] = int(
             (splits[pairs[:, 0]] != splits[pairs[:, 1]]).sum()
@@ -121,10 +120,11 @@ def _about(examples: pd.DataFrame, row: int) -> dict[str, str]:
     return {name: str(example[name]) for name in ("id", "source", "split", "label")}
 
 
-def _columns(examples: pd.DataFrame) -> list[str]:
+def _columns(examples: pd.DataFrame, problem: str) -> list[str]:
     """What might tell the label without a look at the example."""
     own = [str(name) for name in examples.columns if str(name).startswith(COLUMN)]
-    return [*own, *(name for name in SHAPE if name in examples)]
+    telling = problems.load(problem).TELLING
+    return [*own, *(name for name in telling if name in examples)]
 
 
 def _drift(says: Floats, examples: pd.DataFrame, names: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks import baselines, embed, plugins
+from tasks import baselines, embed
 from tasks.baselines import Baseline
 from tasks.metrics import Ints
 from tasks.params import Params
@@ -57,7 +57,7 @@ def _features(project: Project, params: Params, name: str, rows: Ints) -> npt.ND
     import tasks.problems
     from tasks.engine.device import resolve
 
-    problem = plugins.load(tasks.problems, params.problem)
+    problem = tasks.problems.load(params.problem)
     compute = resolve(params.device, params.precision)
     backbone = problem.backbone(name, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")

@@ -9,16 +9,14 @@ between two equal models.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from tasks import card, catalogue, costs, files
+from tasks import card, catalogue, costs, files, packaged, problems
 from tasks.errors import ThawlineError
 from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
@@ -47,26 +45,26 @@ _FIGURES = ("test.", "baseline.")
 def run(project: Project, params: Params) -> None:
     """Write the model folder at once, in place of the one before.
 
-    Raises `ThawlineError` when training's frozen proof does not hold.
+    Raises `ThawlineError` when training's frozen proof does not hold, or the problem knows no
+    ONNX and `package.onnx` asks for it.
     """
     trained = TrainRun.read(project.train / "run.json")
     _require_proof(trained)
-    predictor = load_predictor(params.problem)
+    exporter = problems.exporting(params.problem) if params.package.onnx else None
     project.models.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".models-", dir=project.models.parent) as name:
         folder = Path(name) / "models"
         folder.mkdir()
         shutil.copyfile(project.train / "weights.safetensors", folder / WEIGHTS)
-        record = describe(project, params, predictor)
+        record = describe(project, params)
         files.write_json(folder / RECORD, record)
         files.write_json(folder / RUN, asdict(trained))
         (folder / CARD).write_text(card.text(record), encoding="utf-8")
-        files.write_json(folder / DIGESTS, digests(folder, predictor))
-        if params.package.onnx:
-            exporter = importlib.import_module(f"tasks.problems.{params.problem}.onnx_export")
+        files.write_json(folder / DIGESTS, digests(folder))
+        if exporter is not None:
             found = exporter.add(folder, project, params.threads)
             files.write_json(folder / ONNX_CHECK, found)
-            files.write_json(folder / DIGESTS, digests(folder, predictor))
+            files.write_json(folder / DIGESTS, digests(folder))
         for path in folder.iterdir():
             with path.open("rb") as written:
                 os.fsync(written.fileno())
@@ -75,12 +73,7 @@ def run(project: Project, params: Params) -> None:
     files.fsync_folder(project.models.parent)
 
 
-def load_predictor(problem: str) -> ModuleType:
-    """The problem's module that uses a packaged model."""
-    return importlib.import_module(f"tasks.problems.{problem}.predictor")
-
-
-def describe(project: Project, params: Params, predictor: ModuleType) -> dict[str, Any]:
+def describe(project: Project, params: Params) -> dict[str, Any]:
     """The content of `model.json`."""
     plan = ThawPlan.read(project.thaw_plan)
     summary = DataSummary.read(project.summary)
@@ -89,7 +82,7 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
     metrics: dict[str, float] = files.read_json(project.reports / "metrics.json")
     evaluation = files.read_json(project.evaluate / "evaluation.json")
     return {
-        "format": predictor.FORMAT,
+        "format": packaged.FORMAT,
         "problem": params.problem,
         "description": params.package.description,
         **({"onnx": True} if params.package.onnx else {}),
@@ -97,7 +90,7 @@ def describe(project: Project, params: Params, predictor: ModuleType) -> dict[st
         "head": head.model_dump(),
         "classes": summary.classes,
         **({"reading": asdict(plan.reading)} if plan.reading else {}),
-        **predictor.describe(project, params, plan.backbone),
+        **problems.predicting(params.problem).describe(project, params, plan.backbone),
         "temperature": evaluation["temperature"],
         "thaw": {
             "strategy": plan.strategy,
@@ -156,13 +149,13 @@ def _cost(project: Project, plan: ThawPlan, summary: DataSummary) -> dict[str, i
     return {"epochs": sum(epochs), "multiply_adds": spent}
 
 
-def digests(folder: Path, predictor: ModuleType) -> dict[str, Any]:
+def digests(folder: Path) -> dict[str, Any]:
     """sha256 of the files that make up the model, and one digest for the model itself."""
     names = [name for name in (WEIGHTS, RECORD, CARD, ONNX) if (folder / name).exists()]
     each = {name: files.sha256_file(folder / name) for name in names}
     return {
         "files": each,
-        "model_digest": predictor.model_digest(each[WEIGHTS], each[RECORD]),
+        "model_digest": packaged.model_digest(each[WEIGHTS], each[RECORD]),
     }
 
 

@@ -13,16 +13,17 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializeAsAny,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-import tasks.problems
 import tasks.thaw_strategies
-from tasks import plugins
+from tasks import plugins, problems
 from tasks.errors import nearest
 from tasks.redaction import redact
 
@@ -67,31 +68,25 @@ class SplitParams(Section):
 
 
 class PrepareParams(Section):
-    """Raw data → checked, deduplicated, split manifest and decoded store."""
+    """Raw data → checked, split manifest and decoded store; a problem adds its own keys."""
 
     data: str
-    images: str | None = None
-    path_column: str = "path"
     label_column: str = "label"
     split_column: str = "split"
     group_column: str = "group"
     columns: list[str] = []
-    store_side: Count = 256
-    max_pixels: Count = 50_000_000
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
     near_duplicates: bool = True
     split: SplitParams = SplitParams()
 
 
 class AugmentParams(Section):
-    """What a training view of an image looks like."""
+    """What a training view of an example looks like; a problem adds what its inputs have."""
 
     policy: str | list[str | dict[str, Any]] = "flips_crops"
     views: Count = 4
     refresh_epochs: Annotated[int, Field(ge=0)] = 0
-    test_time: Literal["none", "flip"] = "none"
-    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
-    resize: Literal["squash", "crop", "pad"] = "squash"
+    test_time: str = Field("none", pattern="^none$")
 
 
 class WeightsFile(Section):
@@ -249,19 +244,19 @@ class TrainParams(Section):
 NEVER_CHANGES_A_RESULT = {"checkpoint_seconds"}  # of `TrainParams`: no part of what identifies one
 
 
-VALIDATION_IMAGES = "data/prepared/manifest.parquet"
+VALIDATION_EXAMPLES = "data/prepared/manifest.parquet"
 
 
 class RetentionParams(Section):
-    """What the backbone must still know after training, and the images that it is asked about."""
+    """What the backbone must still know after training, and the examples it is asked about."""
 
-    probe: str = VALIDATION_IMAGES
+    probe: str = VALIDATION_EXAMPLES
     max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
     def own_probe(self) -> str | None:
-        """Data other than the project's validation images, if it is to be asked about."""
-        return None if self.probe == VALIDATION_IMAGES else self.probe
+        """Data other than the project's validation examples, if it is to be asked about."""
+        return None if self.probe == VALIDATION_EXAMPLES else self.probe
 
 
 class EvaluateParams(Section):
@@ -331,13 +326,13 @@ class RetrainParams(Section):
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    problem: str = "image_classification"
+    problem: str = problems.DEFAULT
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    prepare: PrepareParams
-    augment: AugmentParams = AugmentParams()
+    prepare: SerializeAsAny[PrepareParams]
+    augment: SerializeAsAny[AugmentParams] = Field(default={}, validate_default=True)
     embed: EmbedParams
     select: SelectParams = SelectParams()
     freeze: FreezeParams = FreezeParams()
@@ -354,7 +349,15 @@ class Params(Section):
     @field_validator("problem")
     @classmethod
     def _is_a_folder(cls, value: str) -> str:
-        return _one_of(value, plugins.names(tasks.problems), "problem")
+        return _one_of(value, problems.names(), "problem")
+
+    @field_validator("prepare", "augment", mode="before")
+    @classmethod
+    def _is_that_of_the_problem(cls, value: Any, info: ValidationInfo) -> Any:
+        own = _own(str(info.field_name), info.data.get("problem"))
+        if type(value) is PrepareParams or type(value) is AugmentParams:
+            value = value.model_dump(exclude_unset=True)
+        return own.model_validate(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
@@ -371,6 +374,13 @@ class Params(Section):
         return self
 
 
+def _own(section: str, problem: str | None) -> type[BaseModel]:
+    """A problem's kind of a section; of one that there is not, the default's."""
+    known = problem in problems.names()
+    own = problems.load(problem if problem and known else problems.DEFAULT).sections()
+    return own.prepare if section == "prepare" else own.augment
+
+
 def _unfit(params: Params) -> Iterator[tuple[str, str]]:
     """Key paths whose values do not fit to others, and why."""
     listed = params.embed.backbones
@@ -384,7 +394,7 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
         yield "precision", "float16 needs a GPU; on device cpu use bfloat16 or float32"
     if isinstance(policy := params.augment.policy, str):
         try:
-            known = plugins.load(tasks.problems, params.problem).policies()
+            known = problems.load(params.problem).policies()
             _one_of(policy, known, "policy")
         except ValueError as error:
             yield "augment.policy", f"{error} (it is {policy!r}); or give a list of transforms"
@@ -450,9 +460,7 @@ def get(params: BaseModel, path: str) -> Any:
         try:
             value = getattr(value, "register_" if key == "register" else key)
         except AttributeError:
-            raise ValueError(
-                f"{path!r} is not a parameter{nearest(path, key_paths(Params))}"
-            ) from None
+            raise ValueError(f"{path!r} is not a parameter{nearest(path, key_paths())}") from None
     return value
 
 
@@ -468,11 +476,22 @@ def replace(params: Params, values: dict[str, Any]) -> Params:
     return Params.model_validate(tree)
 
 
-def key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All key paths of a schema, such as `prepare.split.salt`."""
+def key_paths(problem: Any = problems.DEFAULT) -> Iterator[str]:
+    """All key paths that parameters for a problem may have, such as `prepare.split.salt`."""
+    return _key_paths(Params, "", problem)
+
+
+def _key_paths(model: type[BaseModel], prefix: str, problem: Any) -> Iterator[str]:
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
         yield path
-        kind = field.annotation
+        kind = kind_of(model, name, problem)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from key_paths(kind, f"{path}.")
+            yield from _key_paths(kind, f"{path}.", problem)
+
+
+def kind_of(model: type[BaseModel], name: str, problem: Any) -> Any:
+    """The type of a field; that of a section may be the problem's own."""
+    if model is Params and name in ("prepare", "augment"):
+        return _own(name, problem)
+    return model.model_fields[name].annotation

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks import files
+from tasks import files, problems
 from tasks.errors import ParamsError, nearest
-from tasks.params import NUMBER, UNFIT, Params, key_paths
+from tasks.params import NUMBER, UNFIT, Params, key_paths, kind_of
 
 PARAMS_FILE = "params.yaml"
 MAX_BYTES = 1_000_000  # a params file is written by hand; more is a mistake or an attack
@@ -43,7 +43,7 @@ def check(tree: Any, where: str = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(found, tree.get("problem", problems.DEFAULT)) for found in error.errors()]
         raise ParamsError(
             f"{where} cannot be used:\n" + "\n".join(f"  {x}" for x in lines)
         ) from None
@@ -85,7 +85,7 @@ def set_values(root: Path, assignments: list[str]) -> Params:
     yaml.width = 4096
     yaml.representer.add_representer(type(None), _null)
     tree = yaml.load(path.read_text(encoding="utf-8-sig"))
-    known = list(key_paths(Params))
+    known = list(key_paths(tree.get("problem", problems.DEFAULT)))
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         key = key.strip()
@@ -114,14 +114,14 @@ def _null(representer: Any, _: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
-def _explain(problem: Any) -> str:
-    """One line for one pydantic error, naming the key path."""
-    path = ".".join(str(part) for part in problem["loc"] if part != NUMBER)
-    kind, message, value = problem["type"], problem["msg"], problem["input"]
+def _explain(error: Any, problem: Any) -> str:
+    """One line for one pydantic error in parameters for a problem, naming the key path."""
+    path = ".".join(str(part) for part in error["loc"] if part != NUMBER)
+    kind, message, value = error["type"], error["msg"], error["input"]
     if kind == "extra_forbidden":
-        siblings = _fields_at(problem["loc"][:-1])
-        last = str(problem["loc"][-1])
-        elsewhere = [p for p in key_paths(Params) if p.rsplit(".", 1)[-1] == last and p != path]
+        siblings = _fields_at(error["loc"][:-1], problem)
+        last = str(error["loc"][-1])
+        elsewhere = [p for p in key_paths(problem) if p.rsplit(".", 1)[-1] == last and p != path]
         hint = nearest(last, siblings) or (f": did you mean {elsewhere[0]!r}?" if elsewhere else "")
         return f"{path}: unknown key{hint}"
     if kind == "missing":
@@ -137,15 +137,13 @@ def _explain(problem: Any) -> str:
     return f"{path}: {message[0].lower()}{message[1:]}{shown}"
 
 
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+def _fields_at(loc: tuple[Any, ...], problem: Any) -> list[str]:
     """The names allowed at a place of the schema."""
     model: Any = Params
     for part in loc:
-        field = next(
-            (f for n, f in model.model_fields.items() if part in (n, f.alias)),
-            None,
-        )
-        kind = field.annotation if field else None
+        named = (n for n, f in model.model_fields.items() if part in (n, f.alias))
+        name = next(named, None)
+        kind = None if name is None else kind_of(model, name, problem)
         if get_origin(kind) is dict:
             return []
         candidates = [kind, *get_args(kind)]

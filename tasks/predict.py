@@ -1,4 +1,4 @@
-"""predict: labels and calibrated probabilities of pictures, by the registered champion."""
+"""predict: labels and calibrated probabilities of examples, by the registered champion."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files
+from tasks import files, packaged, problems
 from tasks.errors import DataError, ThawlineError
 from tasks.params import Params
+from tasks.problems import INPUT
 from tasks.progress import progress
 from tasks.records import Project
 from tasks.tracking import registry, store
@@ -17,22 +18,23 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-BATCH = 128  # images between two steps of the progress bar
+BATCH = 128  # examples between two steps of the progress bar
 SUFFIXES = (".parquet", ".csv", ".json")
 
 
 def predict(
     project: Project,
     params: Params,
-    images: Sequence[str | Path],
+    given: Sequence[str | Path],
     out: Path | None,
     model: str | None = None,
 ) -> pd.DataFrame:
-    """Predict image files and folders of them with a registered version.
+    """Predict what the problem makes of some files and folders with a registered version.
 
     `model` is its alias or number; without one it is the champion.
 
-    Columns: `path`, `label`, `probability`, `error` (why an image could not be read, else empty),
+    Columns: those of `Problem.asked`, such as `path`, which say what was predicted, then `label`,
+    `probability`, `error` (why it could not be read, else empty),
     `p_<class>`. Written to `out` as its suffix says (.parquet, .csv, .json). Raises `DataError`
     when there is nothing to predict or nothing can be read, `ThawlineError` when there is no such
     model or it is not the one that was registered.
@@ -41,18 +43,21 @@ def predict(
 
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise ThawlineError(f"--out {out}: the name must end in {', '.join(SUFFIXES)}")
-    paths = expand(images)
+    problem = problems.load(params.problem)
+    asked = problem.asked([Path(each) for each in given], params.prepare)
+    inputs = asked.pop(INPUT)
     loaded = load(project, params, model or "champion")
     frames = []
-    with progress("predicting", len(paths)) as advance:
-        for start in range(0, len(paths), BATCH):
-            batch = [str(path.resolve()) for path in paths[start : start + BATCH]]
-            frames.append(loaded.predict(pd.DataFrame({"image": batch})))
+    with progress("predicting", len(inputs)) as advance:
+        for start in range(0, len(inputs), BATCH):
+            batch = inputs.iloc[start : start + BATCH]
+            frames.append(answers(loaded, batch))
             advance(len(batch))
-    frame = pd.concat(frames, ignore_index=True)
-    frame.insert(0, "path", [str(path) for path in paths])
+    frame = pd.concat([asked, pd.concat(frames, ignore_index=True)], axis=1)
     if frame["error"].notna().all():
-        raise DataError(f"none of the images can be read; the first: {unreadable(frame)[0]}")
+        raise DataError(
+            f"none of the {problem.WORDS.many} can be read; the first: {unreadable(frame)[0]}"
+        )
     if out is not None:
         write(frame, out)
     return frame
@@ -69,20 +74,18 @@ def load(project: Project, params: Params, model: str) -> Any:
     name = params.register_.model
     with store.connect(project.root) as client:
         number = registry.require(registry.aliases(client, name), name, model)
-        folder = checked_copy(client, params.problem, name, number)
+        folder = checked_copy(client, name, number)
         return registry.load(folder)
 
 
-def checked_copy(client: MlflowClient, problem: str, name: str, number: int) -> Path:
+def checked_copy(client: MlflowClient, name: str, number: int) -> Path:
     """The files of a registered version, with the packaged model in `artifacts/models`.
 
     Raises `ThawlineError` when there is no such version or a file is not the registered one.
     """
-    from tasks.package import load_predictor
-
     version = registry.get(client, name, number)
     folder = registry.local_copy(client, name, number)
-    found = load_predictor(problem).verify(folder / "artifacts" / "models")
+    found = packaged.verify(folder / "artifacts" / "models")
     if found != version.digest:
         raise ThawlineError(
             f"version {number} of {name!r} is not the model that was registered (its digest "
@@ -92,36 +95,28 @@ def checked_copy(client: MlflowClient, problem: str, name: str, number: int) -> 
     return folder
 
 
-def packaged_copy(client: MlflowClient, problem: str, name: str, number: int) -> Path:
+def packaged_copy(client: MlflowClient, name: str, number: int) -> Path:
     """The packaged model folder of a registered version; raises as `checked_copy`."""
-    return checked_copy(client, problem, name, number) / "artifacts" / "models"
-
-
-def expand(images: Iterable[str | Path]) -> list[Path]:
-    """The image files named, and those inside the folders named, sorted, hidden ones left out.
-
-    Raises `DataError` for a path that does not exist and when nothing is left.
-    """
-    from tasks.problems.image_classification.decode import SUFFIXES as IMAGE_SUFFIXES
-
-    found: list[Path] = []
-    for given in map(Path, images):
-        if given.is_dir():
-            inside = (p for p in given.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            found += sorted(p for p in inside if p.is_file() and not p.name.startswith("."))
-        elif given.exists():
-            found.append(given)
-        else:
-            raise DataError(f"{given} does not exist")
-    if not found:
-        raise DataError("there are no images to predict; name image files or folders of them")
-    return list(dict.fromkeys(found))
+    return checked_copy(client, name, number) / "artifacts" / "models"
 
 
 def unreadable(frame: pd.DataFrame) -> list[str]:
-    """`path: reason` of each image that could not be read."""
+    """`path: reason` of each example that could not be read."""
     failed = frame[frame["error"].notna()]
-    return [f"{path}: {error}" for path, error in zip(failed["path"], failed["error"], strict=True)]
+    names = failed[about(frame)].astype(str).agg(", ".join, axis=1)
+    return [f"{name}: {error}" for name, error in zip(names, failed["error"], strict=True)]
+
+
+def about(frame: pd.DataFrame) -> list[str]:
+    """The columns of predictions that say what was predicted."""
+    return [*frame.columns[: frame.columns.get_loc("label")]]
+
+
+def answers(model: Any, inputs: Iterable[Any]) -> pd.DataFrame:
+    """What a pyfunc model says of inputs as the problem's predictor takes them."""
+    import pandas as pd
+
+    return model.predict(pd.DataFrame({INPUT: pd.Series([*inputs], dtype=object)}))
 
 
 def write(frame: pd.DataFrame, out: Path) -> None:

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tasks import partition, plugins, problems
+from tasks import partition, problems
 from tasks.errors import DataError
 from tasks.params import Params, PrepareParams
 from tasks.partition import Division, Draw, Groups
+from tasks.problems import Problem, Words
 from tasks.records import SPLITS, DataSummary, Project
 
 SMALL = 5_000  # examples up to which `choose_salt` looks at the data
@@ -49,13 +49,13 @@ class Decoded:
 def run(project: Project, params: Params) -> None:
     """Fill `data/prepared`; raises `DataError` when the data cannot be used."""
     _give_memory_back()
-    problem = plugins.load(problems, params.problem)
+    problem = problems.load(params.problem)
     raw = problem.read(params.prepare, project.root)
     ignored = raw.attrs.get("ignored", [])
     with _building(project.prepared) as folder:
         data = _decode(problem, raw, folder, params)
         del raw
-        draw, division = _divided(data, params.prepare)
+        draw, division = _divided(data, params.prepare, problem.WORDS)
         data = _manifest(data, division)
         _write(data.frame, folder / project.manifest.name)
         summary = _summary(params, data, division, draw)
@@ -84,10 +84,10 @@ def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
     draw = partition.draw_of(frame, params.prepare.split)
     if len(frame) > SMALL or not draw.splits[1:]:
         return draw.salt
-    problem = plugins.load(problems, params.problem)
+    problem = problems.load(params.problem)
     with tempfile.TemporaryDirectory(prefix=".prepare.", dir=project.root) as scratch:
         data = _decode(problem, frame, Path(scratch), params)
-    _refuse_small_classes(data.frame, draw)
+    _refuse_small_classes(data.frame, draw, problem.WORDS)
     labels, best = data.frame["label"], (float("inf"), draw.salt)
     number = max(CANDIDATES, LOOKED_AT // len(labels))
     for candidate in islice(partition.working_salts(data.frame, draw), number):
@@ -114,9 +114,9 @@ def _building(place: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _decode(problem: ModuleType, raw: pd.DataFrame, folder: Path, params: Params) -> Decoded:
+def _decode(problem: Problem, raw: pd.DataFrame, folder: Path, params: Params) -> Decoded:
     frame, unreadable = problem.store(raw, folder, params.prepare, params.threads)
-    _refuse_unreadable(raw, frame, unreadable, params.prepare)
+    _refuse_unreadable(raw, frame, unreadable, params.prepare, problem.WORDS)
     frame = frame.reset_index(drop=True)
     near = np.arange(len(frame))
     if params.prepare.near_duplicates:
@@ -131,32 +131,36 @@ def _decode(problem: ModuleType, raw: pd.DataFrame, folder: Path, params: Params
 
 
 def _refuse_unreadable(
-    raw: pd.DataFrame, frame: pd.DataFrame, unreadable: list[dict[str, str]], params: PrepareParams
+    raw: pd.DataFrame,
+    frame: pd.DataFrame,
+    unreadable: list[dict[str, str]],
+    params: PrepareParams,
+    words: Words,
 ) -> None:
     named = "; ".join(f"{x['source']}: {x['reason']}" for x in unreadable[:NAMED])
     if len(unreadable) > NAMED:
         named += f"; and {len(unreadable) - NAMED} more"
     if frame.empty or len(unreadable) > params.max_unreadable * len(raw):
         raise DataError(
-            f"{len(unreadable)} of {len(raw)} images cannot be read, a larger share than "
+            f"{len(unreadable)} of {len(raw)} {words.many} cannot be read, a larger share than "
             f"prepare.max_unreadable ({params.max_unreadable:g}): {named}"
         )
     if lost := sorted(set(raw["label"].unique()) - set(frame["label"].unique())):
-        raise DataError(f"class {lost[0]!r} has no readable image: {named}")
+        raise DataError(f"class {lost[0]!r} has no readable {words.one}: {named}")
 
 
-def _divided(data: Decoded, params: PrepareParams) -> tuple[Draw, Division]:
+def _divided(data: Decoded, params: PrepareParams, words: Words) -> tuple[Draw, Division]:
     """The division into splits, refused when a class would lack an example where it needs one."""
     draw = partition.draw_of(data.frame, params.split)
-    _refuse_small_classes(data.frame, draw)
+    _refuse_small_classes(data.frame, draw, words)
     division = partition.divide(data.frame, data.near, draw)
     lacking = partition.short_of_examples(data.frame["label"], division, draw)
     if lacking:
-        raise DataError(_lacking(data, draw, division, lacking))
+        raise DataError(_lacking(data, draw, division, lacking, words))
     return draw, division
 
 
-def _refuse_small_classes(frame: pd.DataFrame, draw: Draw) -> None:
+def _refuse_small_classes(frame: pd.DataFrame, draw: Draw, words: Words) -> None:
     """Refuse what no salt can mend: nothing to draw from, or less than one a split."""
     given = set(frame["split"].dropna())
     for name, share in (("validation", draw.validation), ("test", draw.test)):
@@ -169,13 +173,17 @@ def _refuse_small_classes(frame: pd.DataFrame, draw: Draw) -> None:
     for label in sorted(frame["label"].unique()):
         if (count := int(counts.get(label, 0))) < len(needed):
             raise DataError(
-                f"class {label!r} has {count} different images or groups to divide into "
-                f"{', '.join(needed)}, one each at least: add images or remove the class"
+                f"class {label!r} has {count} different {words.many} or groups to divide into "
+                f"{', '.join(needed)}, one each at least: add {words.many} or remove the class"
             )
 
 
 def _lacking(
-    data: Decoded, draw: Draw, division: Division, lacking: list[tuple[str, dict[str, int]]]
+    data: Decoded,
+    draw: Draw,
+    division: Division,
+    lacking: list[tuple[str, dict[str, int]]],
+    words: Words,
 ) -> str:
     """The error for classes without an example in some split, with a salt that works."""
     label, counts = lacking[0]
@@ -192,7 +200,7 @@ def _lacking(
                 f"{text}; another draw works: thawline run --set "
                 f"prepare.split.salt={candidate.salt}"
             )
-    return f"{text}; no draw gives each one: add images, or larger shares in prepare.split"
+    return f"{text}; no draw gives each one: add {words.many}, or larger shares in prepare.split"
 
 
 def _manifest(data: Decoded, division: Division) -> Decoded:

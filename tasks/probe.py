@@ -1,4 +1,4 @@
-"""Images of the user's own that show what a backbone knew and still knows (`retention.probe`).
+"""Examples of the user's own that show what a backbone knew and still knows (`retention.probe`).
 
 They may be of other classes than the project's: say, those that the backbone was good at before.
 """
@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import plugins, retention
+from tasks import retention
 from tasks.errors import DataError
 from tasks.params import Params
 from tasks.records import Project, ThawPlan, ViewPolicy
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 
     from tasks.engine.device import Compute
     from tasks.engine.network import Network
-    from tasks.problems import Examples
+    from tasks.problems import Examples, Problem
 
 
 def ask(project: Project, params: Params, trained: nn.Module, head: str) -> Knowledge:
-    """What the `trained` network, whose head is at path `head`, still knows of the probe's images.
+    """What the `trained` network, whose head is at path `head`, still knows of the probe.
 
     Raises `DataError` when the probe cannot be used.
     """
@@ -39,7 +38,7 @@ def ask(project: Project, params: Params, trained: nn.Module, head: str) -> Know
     from tasks.engine.network import Network
     from tasks.engine.split import chain
 
-    problem = plugins.load(tasks.problems, params.problem)
+    problem = tasks.problems.load(params.problem)
     compute = device.resolve(params.device, params.precision)
     plan = ThawPlan.read(project.thaw_plan)
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
@@ -82,10 +81,8 @@ def _sight(
 
 
 @contextmanager
-def _prepared(
-    project: Project, params: Params, problem: ModuleType
-) -> Iterator[tuple[Project, Ints]]:
-    """The probe's images as `prepare` would leave them, in scratch, and their classes [n]."""
+def _prepared(project: Project, params: Params, problem: Problem) -> Iterator[tuple[Project, Ints]]:
+    """The probe's examples as `prepare` would leave them, in scratch, and their classes [n]."""
     asked = params.prepare.model_copy(update={"data": params.retention.probe})
     try:
         frame = problem.read(asked, project.root)
@@ -98,7 +95,8 @@ def _prepared(
         place.prepared.mkdir(parents=True)
         frame, _ = problem.store(_drawn(frame, params.seed), place.prepared, asked, params.threads)
         if len(frame) < 2:
-            raise DataError(f"retention.probe: {params.retention.probe} has no readable images")
+            many = problem.WORDS.many
+            raise DataError(f"retention.probe: {params.retention.probe} has no readable {many}")
         frame.to_parquet(place.manifest, index=False)
         yield place, frame["label"].factorize(sort=True)[0].astype(np.int64)
 

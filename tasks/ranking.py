@@ -106,12 +106,13 @@ def why(
     chosen: str,
     automatic: bool,
     lead: dict[str, float] | None = None,
+    what: str = "an example",
 ) -> str:
-    """One sentence on the choice; `lead` as in `by_race`."""
+    """One sentence on the choice; `lead` as in `by_race`; `what` an example is called."""
     best = next(c for c in ranked if c.backbone == chosen)
     figures = (
         f"leave-one-out accuracy {best.ridge:.3f} with a ridge head and {best.knn:.3f} with "
-        f"nearest neighbours, at {best.flops / 1e9:.2f} billion multiply-adds an image"
+        f"nearest neighbours, at {best.flops / 1e9:.2f} billion multiply-adds {what}"
     )
     allowed = [c for c in ranked if not c.ruled_out]
     out = f"; {len(ranked) - len(allowed)} beyond a limit" if len(allowed) < len(ranked) else ""

@@ -6,7 +6,7 @@ Stages exchange files; a record is the typed form of a small JSON file. Larger t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,8 +44,8 @@ class Project:
 
     @property
     def augment(self) -> Path:
-        """`policy.json` (a `ViewPolicy`), `plain.json` (of view 0 alone), `preview.png` and
-        `preview.json` (the names of its `rows` and `columns`)."""
+        """`policy.json` (a `ViewPolicy`), `plain.json` (of view 0 alone), and where there is
+        something to see `preview.png` and `preview.json` (names of its `rows` and `columns`)."""
         return self.root / "outputs/augment"
 
     def features(self, backbone: str) -> Path:
@@ -143,11 +143,10 @@ class ViewPolicy:
     problem: str
     seed: int
     views: int  # augmented views that are kept when the frozen part is cached
-    image_size: int
-    resize: str
-    transforms: list[dict[str, Any]]  # [{name, arguments}], of torchvision.transforms.v2
+    shape: dict[str, Any]  # of the inputs, the problem's own, such as `image_size`
+    transforms: list[dict[str, Any]]  # [{name, arguments}]
     refresh_epochs: int = 0  # the kept views are others after so many epochs; 0: never
-    test_time: str = "none"  # what predictions are averaged over: none (the plain view) | flip
+    test_time: str = "none"  # what predictions are averaged over; none: the plain view
 
     def at(self, epoch: int) -> int:
         """The number of the kept view that an epoch sees: they take turns, until others come."""
@@ -160,12 +159,22 @@ class ViewPolicy:
         shared = replace(self, views=0, refresh_epochs=0, test_time="none")
         return shared if view else replace(shared, seed=0, transforms=[])
 
+    def as_json(self) -> dict[str, Any]:
+        """One flat object, the shape in its place."""
+        flat: dict[str, Any] = {}
+        for key, value in asdict(self).items():
+            flat |= value if key == "shape" else {key: value}
+        return flat
+
     @classmethod
     def read(cls, path: Path) -> ViewPolicy:
-        return cls(**_read(path))
+        value = _read(path)
+        known = {field.name for field in fields(cls)}
+        shape = {key: value.pop(key) for key in list(value) if key not in known}
+        return cls(shape=shape, **value)
 
     def write(self, path: Path) -> None:
-        files.write_json(path, asdict(self))
+        files.write_json(path, self.as_json())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tasks import compare, files, promotion, snapshot
 from tasks import desk as desks
 from tasks.errors import ThawlineError
 from tasks.ledger import CHALLENGER, CHAMPION, FIRST
+from tasks.packaged import verify
 from tasks.params import Params
 from tasks.records import Project, TrainRun
 from tasks.tracking import drainer, registry, runs, spool, store
@@ -65,10 +66,8 @@ def register(project: Project, params: Params) -> Registration:
     """
     from filelock import FileLock
 
-    from tasks.package import load_predictor
-
     record = packaged(project)
-    digest = load_predictor(record["problem"]).verify(project.models)
+    digest = verify(project.models)
     project.scratch.mkdir(parents=True, exist_ok=True)
     with FileLock(project.scratch / "register.lock"):
         with store.connect(project.root) as client:

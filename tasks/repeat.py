@@ -161,7 +161,7 @@ def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
         "computed": [params.seed, params.threads, params.embed.batch_size],
         "device": [compute.device.type, compute.precision],
         "versions": [versions.VERSIONS[name] for name in ("repeat", "train")],
-        "libraries": versions.libraries(),
+        "libraries": versions.libraries(params.problem),
     }
     path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
     if not path.exists():

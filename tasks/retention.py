@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sight:
-    """What a backbone makes of some probe images."""
+    """What a backbone makes of some probe examples."""
 
     features: Floats  # [n, d], below the head
     predictions: Floats  # [n, m], log-probabilities of its *old* head
@@ -36,12 +36,12 @@ class Sight:
 class Knowledge:
     """What a backbone still knows, against what it knew before."""
 
-    examples: int  # probe images
+    examples: int  # probe examples
     agreement: float  # share whose most probable old class is the same as before
     kl: float  # mean divergence of the old predictions now from those before, in nats
     knn_before: float  # leave-one-out accuracy of the nearest neighbours among the features
     knn_after: float
-    overlap: float  # share of an image's nearest neighbours that are the same as before
+    overlap: float  # share of an example's nearest neighbours that are the same as before
 
     @property
     def drop(self) -> float:
@@ -122,14 +122,17 @@ def best(curve: list[Blend]) -> float:
     return max(curve, key=lambda point: (point.accuracy, -point.loss)).alpha
 
 
-def judge(record: Retention, known: Knowledge | None, params: RetentionParams) -> dict[str, Any]:
+def judge(
+    record: Retention, known: Knowledge | None, params: RetentionParams, many: str = "examples"
+) -> dict[str, Any]:
     """What metrics and report say, JSON-ready: `figures`, `knowledge` and `curve` in words.
 
-    `known`: of the probe images that were asked; None when nothing moved.
+    `known`: of the probe examples that were asked; None when nothing moved. `many`: what the
+    problem calls them.
     """
     return {
         "figures": _figures(known, params.max_drop),
-        "knowledge": _told(known, params),
+        "knowledge": _told(known, params, many),
         "curve": _verdict(record) if record.curve else None,
     }
 
@@ -146,14 +149,14 @@ def _figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float
     return {f"retention.{name}": value for name, value in flat.items()}
 
 
-def _told(known: Knowledge | None, params: RetentionParams) -> str:
+def _told(known: Knowledge | None, params: RetentionParams, many: str) -> str:
     """What the backbone still knows of what it knew."""
     if known is None:
         return "Nothing below the head learned, so the backbone knows exactly what it knew."
-    images = "validation images" if params.own_probe is None else f"images of {params.own_probe}"
+    asked = f"validation {many}" if params.own_probe is None else f"{many} of {params.own_probe}"
     change = f"{-100 * known.drop:+.1f}".replace("-", "−")
     text = (
-        f"Of {known.examples:,} {images}, the backbone’s old head gives {_percent(known.agreement)}"
+        f"Of {known.examples:,} {asked}, the backbone’s old head gives {_percent(known.agreement)}"
         f" the same answer as before, and their nearest neighbours are of their class "
         f"{_percent(known.knn_after)} of the time, {_percent(known.knn_before)} before training "
         f"({change} points)"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import linear_probes, plugins
+from tasks import linear_probes
 from tasks.metrics import Ints
 from tasks.params import Params, TrainParams
 from tasks.records import Project, ThawPlan, ViewPolicy
@@ -68,7 +68,7 @@ def run(
     if alone:
         setup.cache.close()
     best = state.history[state.best_epoch]
-    problem = plugins.load(tasks.problems, params.problem)
+    problem = tasks.problems.load(params.problem)
     exact = resolve(params.device, "float32")
     setup.model.eval()
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import latency, plugins, problems, ranking, ridge
+from tasks import latency, problems, ranking, ridge
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.params import HeadParams, Params
@@ -62,7 +62,8 @@ def run(project: Project, params: Params) -> None:
         outcome = contest.run(project, params, contenders, ranking.worth(ranked, options))
         ranked, agreement = ranking.by_race(ranked, outcome)
     chosen = ranked[0].backbone if automatic else options.backbone
-    why = ranking.why(ranked, chosen, automatic, agreement.get("lead"))
+    words = problems.load(params.problem).WORDS
+    why = ranking.why(ranked, chosen, automatic, agreement.get("lead"), words.a)
     if examples and not raced:
         why += (
             f" {len(close) - 1} close behind, not raced: {examples:,} validation examples would "
@@ -95,7 +96,7 @@ def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
     if limits.max_latency_ms is not None:
         taken = milliseconds(project, params, candidate.backbone)
         if taken > limits.max_latency_ms:
-            log.warning("%s: %.1f ms an image", candidate.backbone, taken)
+            log.warning("%s: %.1f ms an example", candidate.backbone, taken)
             # Without the figure, which would differ from run to run.
             return f"slower here than select.max_latency_ms, {limits.max_latency_ms:g}"
     return ""
@@ -104,11 +105,11 @@ def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
 def milliseconds(
     project: Project, params: Params, backbone: str, head: HeadParams | None = None
 ) -> float:
-    """The median time of one image in float32, on the device and with the threads of `params`;
+    """The median time of one example in float32, on the device and with the threads of `params`;
     `head`: a new one in place of the backbone's own."""
     from tasks.engine.device import resolve
 
-    problem = plugins.load(problems, params.problem)
+    problem = problems.load(params.problem)
     compute = resolve(params.device, "float32")
     loaded = problem.backbone(backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "plain.json")

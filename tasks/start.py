@@ -7,7 +7,6 @@ when the user asks, to a file in the project whose sha256 stands in `params.yaml
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import shutil
 import tempfile
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files, params_file, plugins, predict, problems
+from tasks import files, packaged, params_file, predict, problems
 from tasks.errors import ThawlineError
-from tasks.package import load_predictor
 from tasks.params import Params, WeightsFile
 from tasks.records import DataSummary, Project
 from tasks.tracking import registry, store
@@ -57,7 +55,7 @@ def take(
         raise ThawlineError(
             "--backbone is for a file of weights; a packaged model says itself what network it is"
         )
-    with _packaged(project, params.problem, source) as (folder, origin):
+    with _packaged(project, source) as (folder, origin):
         return _model(project, params, folder, origin, classes)
 
 
@@ -70,7 +68,7 @@ def _model(
         raise ThawlineError(
             f"{origin} is a model for {record['problem']}, this project is for {params.problem}"
         )
-    starts = importlib.import_module(f"tasks.problems.{params.problem}.starts")
+    starts = problems.starting(params.problem)
     with _written(project) as temporary:
         start = starts.write(folder, origin, temporary)
         file, sha256 = _place(project, temporary, start.backbone, temporary.suffix)
@@ -79,8 +77,7 @@ def _model(
     shared = [name for name in names if name in start.classes]
     keeps = bool(shared) and start.linear and not params.train.head.hidden
     values = _values(params, start.backbone, file, sha256)
-    values["augment.image_size"] = start.image_size
-    values["augment.resize"] = start.resize
+    values |= start.values
     if keeps:
         values["train.head.init"] = "keep"
     told = [f"start: {origin}, {start.backbone}, which knows {_listed(start.classes)}"]
@@ -149,7 +146,7 @@ def _check(project: Project, params: Params, backbone: str, file: str, sha256: s
     entry = WeightsFile(file=file, sha256=sha256)
     embed = params.embed.model_copy(update={"backbones": [backbone], "weights": {backbone: entry}})
     try:
-        loaded = plugins.load(problems, params.problem).backbone(backbone, embed, project.root)
+        loaded = problems.load(params.problem).backbone(backbone, embed, project.root)
     except ThawlineError:
         if not (project.root / f"{file}.dvc").is_file():
             (project.root / file).unlink()
@@ -158,18 +155,18 @@ def _check(project: Project, params: Params, backbone: str, file: str, sha256: s
 
 
 @contextlib.contextmanager
-def _packaged(project: Project, problem: str, source: str) -> Iterator[tuple[Path, str]]:
+def _packaged(project: Project, source: str) -> Iterator[tuple[Path, str]]:
     """The packaged folder that an address means, verified, and what to call it."""
     if match := _ADDRESS.fullmatch(source):
         version = match["alias"] or match["number"]
-        with _registered(project, problem, match["name"], version) as found:
+        with _registered(project, match["name"], version) as found:
             yield found
         return
     path, _, alias = source.rpartition("@")
     other = Path(path or source).expanduser().resolve()
     if path and not Path(source).exists() and (other / params_file.PARAMS_FILE).is_file():
         owner = params_file.load(other)
-        with _registered(Project(other), problem, owner.register_.model, alias) as found:
+        with _registered(Project(other), owner.register_.model, alias) as found:
             yield found
         return
     folder = Path(source).expanduser()
@@ -180,14 +177,12 @@ def _packaged(project: Project, problem: str, source: str) -> Iterator[tuple[Pat
             f"{source}: there is no such model; name models:/NAME@champion, a project's folder, "
             "PROJECT@champion, a packaged model's folder, or a file of weights"
         )
-    digest = load_predictor(problem).verify(folder)
+    digest = packaged.verify(folder)
     yield folder, f"packaged model {digest[:12]}"
 
 
 @contextlib.contextmanager
-def _registered(
-    project: Project, problem: str, name: str, version: str
-) -> Iterator[tuple[Path, str]]:
+def _registered(project: Project, name: str, version: str) -> Iterator[tuple[Path, str]]:
     """A version of a project's registry, by alias or number."""
     if store.is_embedded() and not (project.root / store.DATABASE).is_file():
         raise ThawlineError(
@@ -203,8 +198,8 @@ def _registered(
                 f"that there is, such as models:/{name}@challenger, or a number: models:/{name}/1"
             )
         number = int(version) if version.isdigit() else aliases[version]
-        folder = predict.packaged_copy(client, problem, name, number)
-        digest = load_predictor(problem).verify(folder)
+        folder = predict.packaged_copy(client, name, number)
+        digest = packaged.verify(folder)
         yield folder, f"{name} version {number} (model {digest[:12]})"
 
 
@@ -212,7 +207,7 @@ def _classes(project: Project, params: Params) -> list[str]:
     """The project's classes: as prepared, else from the raw data."""
     if project.summary.is_file():
         return DataSummary.read(project.summary).classes
-    frame = plugins.load(problems, params.problem).read(params.prepare, project.root)
+    frame = problems.load(params.problem).read(params.prepare, project.root)
     return sorted(set(frame["label"]))
 
 

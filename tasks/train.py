@@ -130,7 +130,10 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,
-        versions={"thawline": importlib.metadata.version("thawline"), **versions.libraries()},
+        versions={
+            "thawline": importlib.metadata.version("thawline"),
+            **versions.libraries(params.problem),
+        },
     )
 
 
@@ -168,7 +171,7 @@ def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) 
             "device": compute.device.type,
             "devices": ranks.size,
             "precision": compute.precision,
-            "libraries": versions.libraries(),
+            "libraries": versions.libraries(params.problem),
             "batch_size": params.embed.batch_size,
             "version": versions.VERSIONS["train"],
         }

@@ -10,7 +10,7 @@ import importlib.metadata
 import io
 from pathlib import Path
 
-from tasks import files, params_file
+from tasks import files, params_file, problems
 from tasks.errors import ThawlineError
 
 CODE_FILE = "code.yaml"
@@ -35,9 +35,10 @@ HEADER = """\
 """
 
 
-def libraries() -> dict[str, str]:
-    """The installed versions of the libraries that images and networks are computed with."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")}
+def libraries(problem: str) -> dict[str, str]:
+    """The installed versions of what a problem's inputs and networks are computed with."""
+    names = ("torch", *problems.load(problem).LIBRARIES)
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def recorded(root: Path) -> dict[str, int]:

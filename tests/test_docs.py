@@ -17,7 +17,7 @@ from PIL import Image
 from flows import dag, repository
 from flows.cli import app
 from tasks import catalogue, params_file
-from tasks.params import FreezeParams, Params, key_paths
+from tasks.params import FreezeParams, key_paths
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Layer, Project
 from tests.tasks import trained_project
@@ -37,7 +37,7 @@ PAGES = [
     *DECISIONS,
 ]
 COMMANDS: Any = typer.main.get_command(app)
-KEYS = set(key_paths(Params))
+KEYS = set(key_paths())
 LOOK = ("**Look at**", "**看哪里：**")
 FILE = r"(?:tasks|flows|tests|docs|data|infra)/[\w./-]+\.(?:py|md|yaml|dvc)"
 

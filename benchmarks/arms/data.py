@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks import projects
-from tasks import catalogue, files, params_file, plugins, problems
+from tasks import catalogue, files, params_file, problems
 from tasks.records import SPLITS, DataSummary, Project, ViewPolicy
 
 BACKBONE = "mobilenet_v2"
@@ -104,7 +104,7 @@ def _tuxpaint(work: Path, quick: bool) -> Project:
 def _export(project: Project, folder: Path) -> None:
     """The plain view of every image, as pixels and not normalised."""
     params = params_file.load(project.root)
-    problem = plugins.load(problems, params.problem)
+    problem = problems.load(params.problem)
     backbone = problem.backbone(BACKBONE, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "plain.json")
     examples = problem.examples(project, policy, backbone)
@@ -113,7 +113,9 @@ def _export(project: Project, folder: Path) -> None:
     mean, std = np.array(backbone.mean, np.float32), np.array(backbone.std, np.float32)
     for split in SPLITS:
         rows = np.flatnonzero(manifest["split"].to_numpy() == split)
-        pixels = np.empty((len(rows), policy.image_size, policy.image_size, 3), np.uint8)
+        pixels = np.empty(
+            (len(rows), policy.shape["image_size"], policy.shape["image_size"], 3), np.uint8
+        )
         for begin in range(0, len(rows), 256):
             batch = examples.batch(rows[begin : begin + 256], 0).permute(0, 2, 3, 1).numpy()
             pixels[begin : begin + len(batch)] = np.rint((batch * std + mean) * 255)

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
-from tasks import plugins, retention
+from tasks import retention
 from tasks.engine import heads
 from tasks.engine.device import Compute
 from tasks.engine.feeds import Feed
@@ -50,7 +50,7 @@ class Seen:
     """What one point on the way makes of the validation examples."""
 
     logits: Tensor  # [n, classes]
-    sight: Sight  # of those that are probe images
+    sight: Sight  # of those that are probe examples
 
 
 def run(setup: Setup, end: State) -> tuple[Retention, State]:
@@ -104,12 +104,12 @@ class Way:
     old_head: nn.Module
     begin: State
     end: State
-    probe: Positions  # of probe images among the validation examples
+    probe: Positions  # of probe examples among the validation examples
 
     @classmethod
     def between(cls, setup: Setup, end: State) -> Way | None:
         """The way from the plan's backbone to `end`; None when nothing below the head has moved."""
-        problem = plugins.load(tasks.problems, setup.params.problem)
+        problem = tasks.problems.load(setup.params.problem)
         backbone = problem.backbone(setup.plan.backbone, setup.params.embed, setup.project.root)
         model, path = problem.build(setup.plan.backbone, setup.classes, setup.settings.head)
         body = {k: v for k, v in backbone.model.state_dict().items() if not _within(k, path)}
@@ -229,7 +229,7 @@ class Way:
 
 
 def sight(top: Tensor, old_head: nn.Module, compute: Compute) -> Sight:
-    """What reaches the head for some images [n, …], and what the old head makes of it."""
+    """What reaches the head for some examples [n, …], and what the old head makes of it."""
     with torch.no_grad(), compute.autocast():
         predictions = old_head(top).float().log_softmax(1)
     return Sight(Pool()(top).cpu().numpy(), predictions.cpu().numpy())

@@ -61,7 +61,7 @@ class Compute:
     def too_small(self) -> ThawlineError:
         return ThawlineError(
             f"one example does not fit in the memory of {self.device}; choose a smaller backbone "
-            "or image size"
+            "or smaller inputs (augment)"
         )
 
     def send(self, tensor: Tensor) -> Tensor:

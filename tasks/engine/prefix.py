@@ -1,8 +1,8 @@
 """The output of the frozen part at a thaw line, computed once a view.
 
-A view starts from the same one at a lower line where that is kept, so that images are decoded,
+A view starts from the same one at a lower line where that is kept, so that examples are decoded,
 augmented and sent through the lower layers once for all lines. The bits are those of a pass from
-the images: the same batches of the same rows, in the precision in which they were computed.
+the inputs: the same batches of the same rows, in the precision in which they were computed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class Prefix:
         return files.sha256_json(
             {
                 **self.identity,
-                "policy": asdict(self.policy.behind(view)),
+                "policy": self.policy.behind(view).as_json(),
                 "layers": self.layers,
                 "batch_size": self.batch_size,
                 "precision": self.compute.precision,

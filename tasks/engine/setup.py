@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
-from tasks import files, plugins, versions
+from tasks import files, versions
 from tasks.engine import depthwise, heads, low_rank, multi_layer, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
@@ -77,7 +77,7 @@ class Setup:
         `policy`: another one than the project's, such as one with another seed.
         """
         ranks = ranks or Ranks()
-        problem = plugins.load(tasks.problems, params.problem)
+        problem = tasks.problems.load(params.problem)
         compute = ranks.place(resolve(params.device, params.precision))
         policy = policy or ViewPolicy.read(project.augment / "policy.json")
         summary = DataSummary.read(project.summary)
@@ -310,7 +310,7 @@ class Setup:
                 "data": self.digest,
                 "reading": reading,
                 "threads": self.params.threads,
-                "libraries": versions.libraries(),
+                "libraries": versions.libraries(self.params.problem),
             },
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import tasks.problems
-from tasks import compare, files, plugins, repeat
+from tasks import compare, files, repeat
 from tasks.errors import ThawlineError
 from tasks.gate import fresh
 from tasks.gate.evidence import Evidence
@@ -39,8 +39,8 @@ def of_project(project: Project, params: Params, name: str) -> Evidence:
     predictions = predictions.merge(tested[["id", *own]].drop_duplicates("id"), on="id", how="left")
     folds = project.repeat / repeat.PREDICTIONS
     rows = tested.index[np.linspace(0, len(tested) - 1, min(SAMPLES, len(tested))).astype(int)]
-    problem = plugins.load(tasks.problems, params.problem)
-    samples = dict(zip(tested.loc[rows, "id"], problem.samples(project, rows), strict=True))
+    problem = tasks.problems.load(params.problem)
+    samples = dict(zip(tested.loc[rows, "id"], problem.samples(project, [*rows]), strict=True))
     return Evidence(
         name=name,
         digest=digest,

@@ -32,7 +32,7 @@ def load(
     threads: int = 1,
     seconds: float = SECONDS,
 ) -> Loaded:
-    """Predict `samples` (example id → array, as the problem's predictor takes it); never raises.
+    """Predict `samples` (example id → array or text, as the predictor takes it); never raises.
 
     What went wrong stands in `error`, one sentence.
     """
@@ -61,17 +61,22 @@ def _numbered(arrays: Any) -> dict[str, Any]:
     return {str(number): array for number, array in enumerate(arrays)}
 
 
+def _plain(value: Any) -> Any:
+    """A text is an array of no dimension on its way through the file."""
+    return value if value.ndim else value.item()
+
+
 def main(folder: str, problem: str, given: str, threads: str) -> None:
     """The child: one line of JSON, a `Loaded`."""
     import torch
 
-    from tasks.package import load_predictor
+    from tasks.problems import predicting
 
     torch.set_num_threads(int(threads))
-    predictor = load_predictor(problem).Predictor(folder)
+    predictor = predicting(problem).Predictor(folder)
     with np.load(given, allow_pickle=False) as read:
         ids = read["ids"].tolist()
-        samples = [read[str(number)] for number in range(len(ids))]
+        samples = [_plain(read[str(number)]) for number in range(len(ids))]
     found = predictor.predict(samples)
     seconds = []
     for sample in [*samples * TIMED][:TIMED]:

@@ -1,6 +1,6 @@
 """Two models on one test set: the champion's, frozen as it was, and what has come since.
 
-The frozen test set is that of the data which the champion was trained on, with the pictures and
+The frozen test set is that of the data which the champion was trained on, with the examples and
 labels of then: data that was damaged since cannot choose what it is judged by. What has come since
 is judged too, so that a champion whose world has changed does not stay for ever. Neither model is
 asked about what it has learned, nor about what has another label today.
@@ -14,9 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import tasks.problems
-from tasks import plugins
 from tasks.gate.evidence import NEWEST, Evidence
-from tasks.package import load_predictor
 from tasks.params import Params
 from tasks.records import Project
 
@@ -67,10 +65,10 @@ def _answers(params: Params, model: Path, data: Project, rows: pd.DataFrame) -> 
     found = rows[["id", "group", "label"]].assign(**{NEWEST: False})
     if rows.empty:
         return found
-    problem = plugins.load(tasks.problems, params.problem)
-    predictor = load_predictor(params.problem).Predictor(model)
+    problem = tasks.problems.load(params.problem)
+    predictor = tasks.problems.predicting(params.problem).Predictor(model)
     batches = (rows.index[begin : begin + BATCH] for begin in range(0, len(rows), BATCH))
-    said = pd.concat([predictor.predict(problem.samples(data, batch)) for batch in batches])
+    said = pd.concat([predictor.predict(problem.samples(data, [*batch])) for batch in batches])
     return found.assign(
         predicted=said["label"].to_numpy(), probability=said["probability"].to_numpy()
     )

@@ -8,7 +8,7 @@ from collections import defaultdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tasks import costs, files, freeze, looks, plugins, problems, repeat
+from tasks import costs, files, freeze, looks, problems, repeat
 from tasks.inspect import sentences
 from tasks.params import Params
 from tasks.records import (
@@ -28,10 +28,9 @@ from tasks.retention import Retention
 if TYPE_CHECKING:
     import pandas as pd
 
-THUMBNAIL = 160  # pixels of the longer side
 MATRIX_CLASSES = 100  # beyond this the matrix shows the most confused ones
 MATRIX_SHOWN = 50
-SUSPECTS = 12  # pictures of probably wrong labels, and of outliers
+SUSPECTS = 12  # probably wrong labels that are shown, and outliers
 
 Values = dict[str, Any]
 
@@ -49,6 +48,8 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
     """All that `page.html.j2` names."""
     import pandas as pd
 
+    problem = problems.load(params.problem)
+    policy = ViewPolicy.read(project.augment / "policy.json")
     evaluation = files.read_json(project.evaluate / "evaluation.json")
     plan = ThawPlan.read(project.thaw_plan)
     tuning = Tuning.read(project.tuning)
@@ -65,7 +66,9 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "mistakes": mistakes(project, params),
         "repeated": repeat.read(project),
         "looks": looks.count(project, pd.read_parquet(project.manifest)),
-        "policy": ViewPolicy.read(project.augment / "policy.json"),
+        "policy": policy,
+        "words": problem.WORDS,
+        "seen": problem.in_words(policy),
         "preview": preview(project),
         "selection": Selection.read(project.selection),
         "plan": plan,
@@ -211,7 +214,7 @@ def reliability(evaluation: Values) -> Values:
 
 
 def mistakes(project: Project, params: Params) -> list[Values]:
-    """The most confident wrong answers, with pictures where the problem has some."""
+    """The most confident wrong answers, as people see them."""
     import pandas as pd
 
     columns = ["id", "source", "label", "predicted", "probability"]
@@ -222,8 +225,8 @@ def mistakes(project: Project, params: Params) -> list[Values]:
     ids = pd.read_parquet(project.manifest, columns=["id"])["id"]
     places = pd.Series(range(len(ids)), index=ids.to_numpy())
     rows = [int(places[id_]) for id_ in worst["id"]]
-    images = plugins.load(problems, params.problem).thumbnails(project, rows, THUMBNAIL)
-    shown = worst.assign(image=images).to_dict("records")
+    looks_like = problems.load(params.problem).shown(project, rows)
+    shown = worst.assign(example=looks_like).to_dict("records")
     return [{str(key): value for key, value in row.items()} for row in shown]
 
 
@@ -291,7 +294,7 @@ def retention(record: Retention) -> Values:
 
 
 def inspection(project: Project) -> Values | None:
-    """What the data said before training, in words, and pictures of what to look at."""
+    """What the data said before training, in words, and the examples to look at."""
     import pandas as pd
 
     if not project.inspection.is_file():
@@ -303,9 +306,9 @@ def inspection(project: Project) -> Values | None:
     def shown(examples: list[Values]) -> list[Values]:
         some = examples[:SUSPECTS]
         rows = [int(places[example["id"]]) for example in some]
-        problem = plugins.load(problems, DataSummary.read(project.summary).problem)
-        images = problem.thumbnails(project, rows, THUMBNAIL)
-        return [{**example, "image": image} for example, image in zip(some, images, strict=True)]
+        problem = problems.load(DataSummary.read(project.summary).problem)
+        looks_like = problem.shown(project, rows)
+        return [{**one, "example": seen} for one, seen in zip(some, looks_like, strict=True)]
 
     return {
         "sentences": list(sentences(found)),

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import problems
 from tasks.errors import ThawlineError
 from tasks.tracking.runs import named
 from tasks.tracking.spool import now_ms
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST = "thawline.model_digest"
-REQUIREMENTS = (
-    "mlflow",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "pandas",
-    "pillow",
-    "safetensors",
-)
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors")  # of any packaged model
 _DESCRIPTION = 5000  # characters that MLflow's table holds
 
 
@@ -178,6 +168,7 @@ def _log(
     import tasks
 
     package = Path(tasks.__file__).parent
+    problem = problems.load(record["problem"])
     model = client.create_logged_model(
         client.get_run(run_id).info.experiment_id,
         name="model",
@@ -190,12 +181,12 @@ def _log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
             model_id=model.model_id,
-            python_model=str(package / "problems" / record["problem"] / "pyfunc_model.py"),
+            python_model=str(problems.folder_of(record["problem"]) / "pyfunc_model.py"),
             artifacts={"model": os.path.relpath(folder)},  # MLflow writes it down
             code_paths=[str(package)],
             signature=_signature(record["classes"]),
-            input_example=_input_example(),
-            pip_requirements=_requirements(),
+            input_example=problem.input_example(),
+            pip_requirements=_requirements(problem.REQUIREMENTS),
             metadata={DIGEST: digest, "problem": record["problem"], "run_id": run_id},
         )
     # Given the run, `log` would also copy the run's metrics of one step to the model: those of an
@@ -205,7 +196,7 @@ def _log(
 
 
 def _signature(classes: list[str]) -> Any:
-    """In: one column of images (paths, bytes, base64). Out: label, probability, error, p_<class>.
+    """In: one column, as the predictor takes it. Out: label, probability, error, p_<class>.
 
     The column has no name and any type, so that a plain list is as good as a DataFrame.
     """
@@ -219,19 +210,9 @@ def _signature(classes: list[str]) -> Any:
     return ModelSignature(Schema([ColSpec(AnyType())]), Schema(outputs))
 
 
-def _input_example() -> pd.DataFrame:
-    """A small grey picture as base64, which also a REST client can send."""
-    import pandas as pd
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.linear_gradient("L").resize((32, 32)).save(stream, "PNG")
-    return pd.DataFrame({"image": [base64.b64encode(stream.getvalue()).decode()]})
-
-
-def _requirements() -> list[str]:
+def _requirements(own: Sequence[str]) -> list[str]:
     found = []
-    for name in REQUIREMENTS:
+    for name in (*REQUIREMENTS, *own):
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{name}=={version(name).partition('+')[0]}")
     return found

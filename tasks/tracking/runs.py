@@ -56,7 +56,7 @@ def flat_params(params: parameters.Params) -> dict[str, str]:
     A mapping whose keys the user makes up is one value, as JSON: a glob is no name for MLflow.
     """
     flat = {}
-    for path in parameters.key_paths(parameters.Params):
+    for path in parameters.key_paths(params.problem):
         value = parameters.get(params, path)
         if not isinstance(value, BaseModel):
             flat[path] = _short(_text(value))

@@ -209,12 +209,12 @@ def test_a_folder_of_images_that_no_stage_depends_on_is_refused(project: Project
         repository.opened(project) as repo,
         pytest.raises(ThawlineError, match=r"'prepare' does not depend on it.*prepare\.images"),
     ):
-        repository.check_images(repo, values)
+        repository.check_places(repo, values)
     dvc = project.root / "dvc.yaml"
     deps = 'deps: ["${prepare.data}"'
     dvc.write_text(dvc.read_text().replace(deps, f'{deps}, "${{prepare.images}}"'))
     with repository.opened(project) as repo:
-        repository.check_images(repo, values)
+        repository.check_places(repo, values)
 
 
 def test_what_another_process_is_writing_is_left_alone(project: Project) -> None:

@@ -46,7 +46,9 @@ def chosen(project: Project) -> None:
     Selection("first", "", [], "0" * 64, "", "", "", layers, examples=9, classes=3).write(
         project.selection
     )
-    ViewPolicy("image_classification", 0, 4, 64, "pad", []).write(project.augment / "policy.json")
+    ViewPolicy("image_classification", 0, 4, {"image_size": 64, "resize": "pad"}, []).write(
+        project.augment / "policy.json"
+    )
 
 
 def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:

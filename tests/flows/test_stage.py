@@ -26,7 +26,7 @@ def prepare_freeze(project: Project) -> None:
         examples=10,
         classes=2,
     ).write(project.selection)
-    policy = ViewPolicy("image_classification", 0, 1, 32, "squash", [])
+    policy = ViewPolicy("image_classification", 0, 1, {"image_size": 32, "resize": "squash"}, [])
     policy.write(project.augment / "policy.json")
 
 

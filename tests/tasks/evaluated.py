@@ -160,7 +160,7 @@ def _records(
         },
     ).write(project.summary)
     policy = [{"name": "RandomHorizontalFlip", "arguments": {}}]
-    ViewPolicy("image_classification", 0, 4, 96, "squash", policy).write(
+    ViewPolicy("image_classification", 0, 4, {"image_size": 96, "resize": "squash"}, policy).write(
         project.augment / "policy.json"
     )
     grey = np.full((len(classes), 5, 96, 96, 3), 210, np.uint8)

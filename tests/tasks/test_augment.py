@@ -26,7 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_the_policy_is_written_resolved(project: Project) -> None:
     policy = ViewPolicy.read(project.augment / "policy.json")
-    assert (policy.seed, policy.views, policy.image_size) == (5, 4, 64)
+    assert (policy.seed, policy.views, policy.shape["image_size"]) == (5, 4, 64)
     assert policy.problem == "image_classification"
     names = [transform["name"] for transform in policy.transforms]
     assert names == ["RandomResizedCrop", "RandomHorizontalFlip"]

@@ -25,7 +25,13 @@ LAYERS = [
     for i, (name, cost) in enumerate(zip(NAMES, COSTS, strict=True))
 ]
 SELECTION = Selection("net", "", [], "0" * 64, "", "", "", LAYERS, examples=100, classes=3)
-POLICY = ViewPolicy("image_classification", 0, 4, 96, "squash", [{"name": "x", "arguments": {}}])
+POLICY = ViewPolicy(
+    "image_classification",
+    0,
+    4,
+    {"image_size": 96, "resize": "squash"},
+    [{"name": "x", "arguments": {}}],
+)
 
 
 def plan(policy: ViewPolicy = POLICY, **params: object) -> ThawPlan:
@@ -97,7 +103,7 @@ def test_head_only_keeps_all_but_the_head() -> None:
 
 
 def test_without_augmentation_one_view_is_kept() -> None:
-    policy = ViewPolicy("image_classification", 0, 4, 96, "squash", [])
+    policy = ViewPolicy("image_classification", 0, 4, {"image_size": 96, "resize": "squash"}, [])
     assert plan(policy, strategy="head_only").cache_bytes == LAYERS[5].output_bytes * 100
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tasks.errors import DataError, ThawlineError
-from tasks.predict import expand, predict, unreadable
+from tasks.predict import predict, unreadable
+from tasks.problems.image_classification.asking import asked
 from tasks.records import Project
 from tasks.register import register
 from tests.tasks import trained_project
@@ -72,9 +73,9 @@ def test_a_wrong_suffix_and_missing_images_are_refused(project: Project, tmp_pat
     with pytest.raises(ThawlineError, match=r"must end in \.parquet, \.csv, \.json"):
         predict(project, PARAMS, [tmp_path], tmp_path / "out.xlsx")
     with pytest.raises(DataError, match="no images to predict"):
-        expand([tmp_path])
+        asked([tmp_path])
     with pytest.raises(DataError, match=r"nowhere\.png does not exist"):
-        expand([tmp_path / "nowhere.png"])
+        asked([tmp_path / "nowhere.png"])
 
 
 def test_versions_are_named_by_alias_or_number(project: Project, tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ from tasks.engine.loop import Trainer
 from tasks.engine.multi_layer import MultiLayer
 from tasks.engine.setup import Setup
 from tasks.errors import ThawlineError
-from tasks.params import AugmentParams, HeadParams, Params, TrainParams, replace
+from tasks.params import HeadParams, Params, TrainParams, replace
 from tasks.problems.image_classification.image_store import ImageStore
+from tasks.problems.image_classification.parameters import ImageAugment
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tasks.thaw_strategies import auto
@@ -252,7 +253,7 @@ def viewed(project: Project, **shape: object) -> Iterator[Params]:
     """Parameters whose views differ from those of the other tests, for a while."""
     plain = settings().augment.model_dump()
     params = settings(train={"epochs": 3}).model_copy(
-        update={"augment": AugmentParams.model_validate({**plain, **shape})}
+        update={"augment": ImageAugment.model_validate({**plain, **shape})}
     )
     try:
         augment.run(project, params)

@@ -142,7 +142,9 @@ def _records(project: Project, run_key: str) -> None:
         conflicts=[],
         given_splits=["test"],
     ).write(project.summary)
-    ViewPolicy("image_classification", 0, 4, 64, "pad", []).write(project.augment / "policy.json")
+    ViewPolicy("image_classification", 0, 4, {"image_size": 64, "resize": "pad"}, []).write(
+        project.augment / "policy.json"
+    )
     Inspection(
         certificate={"data": "d" * 64, "holds": True, "sha256": "c" * 64},
         examples=60,

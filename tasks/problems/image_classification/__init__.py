@@ -1,4 +1,4 @@
-"""Image classification: one label an image. What each function is for: see `tasks.problems`.
+"""Image classification: one label an image. What each member is for: see `tasks.problems.Problem`.
 
 Each function imports its module when it is called, so that looking a problem up stays cheap. No
 module here may share a name with a function: importing it would put it in the function's place.
@@ -6,9 +6,11 @@ module here may share a name with a function: importing it would put it in the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from tasks.problems import Sections, Shown, Views, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,14 +20,43 @@ if TYPE_CHECKING:
 
     from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
     from tasks.problems import Backbone, Examples
+    from tasks.problems.image_classification.parameters import ImageAugment, ImagePrepare
     from tasks.records import Project, ViewPolicy
+
+WORDS = Words("image", "images", "an image", "picture", "pictures")
+LIBRARIES = ("torchvision", "timm")
+REQUIREMENTS = ("torchvision", "timm", "pillow")
+PACKAGED = ("max_pixels", "store_side")
+TELLING = ("height", "width", "channels")
+LOOKS_WITH = "mobilenet_v2"
+THUMBNAIL = 160  # pixels of the longer side
+
+
+def sections() -> Sections:
+    """How images are prepared and augmented."""
+    from tasks.problems.image_classification.parameters import ImageAugment, ImagePrepare
+
+    return Sections(ImagePrepare, ImageAugment)
+
+
+def proposals(data: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    """The size of images, and where a manifest's paths start from."""
+    from tasks.problems.image_classification import proposing
+
+    return proposing.proposals(data, options)
+
+
+def places(prepare: PrepareParams) -> dict[str, str]:
+    """The folder of a manifest's images, where it is not that of the manifest."""
+    images = cast("ImagePrepare", prepare).images
+    return {} if images is None else {"prepare.images": images}
 
 
 def read(params: PrepareParams, root: Path) -> pd.DataFrame:
     """The raw examples: `source`, `label`, `split`, `group`, and `file` and `row` for `store`."""
     from tasks.problems.image_classification import sources
 
-    return sources.read(params, root)
+    return sources.read(cast("ImagePrepare", params), root)
 
 
 def store(
@@ -34,7 +65,7 @@ def store(
     """Decode each image once into `folder`; adds `id`, `offset`, `height`, `width`, `channels`."""
     from tasks.problems.image_classification import image_store
 
-    return image_store.store(frame, folder, params, threads)
+    return image_store.store(frame, folder, cast("ImagePrepare", params), threads)
 
 
 def near_duplicates(frame: pd.DataFrame, folder: Path) -> npt.NDArray[np.int64]:
@@ -58,11 +89,11 @@ def policies() -> list[str]:
     return list(named_policies.POLICIES)
 
 
-def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
+def policy(params: AugmentParams, seed: int) -> ViewPolicy:
     """The augmentation policy, resolved and tried."""
     from tasks.problems.image_classification import views
 
-    return views.policy(augment, seed)
+    return views.policy(cast("ImageAugment", params), seed)
 
 
 def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
@@ -70,6 +101,13 @@ def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
     from tasks.problems.image_classification import views
 
     views.preview(project, policy, folder)
+
+
+def in_words(policy: ViewPolicy) -> Views:
+    """How many views there are, of which size."""
+    from tasks.problems.image_classification import telling
+
+    return telling.in_words(policy)
 
 
 def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> Examples:
@@ -95,16 +133,52 @@ def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
 
 def test_views(inputs: Tensor, policy: ViewPolicy) -> list[Tensor]:
     """The inputs [n, 3, side, side], and mirrored ones where the policy says so."""
-    from tasks.problems.image_classification import inputs as views
+    from tasks.problems.image_classification import inputs as plain
 
-    return views.test_views(inputs, policy.test_time)
+    return plain.test_views(inputs, policy.test_time)
 
 
-def thumbnails(project: Project, rows: Sequence[int], size: int) -> list[str]:
-    """The images of some manifest rows as data URIs, no side longer than `size` pixels."""
+def fetch(name: str) -> Path:
+    """A network's weights: the catalogue's file or the library's own."""
+    from tasks.problems.image_classification import weights
+
+    return weights.fetch(name)
+
+
+def misfit(name: str, policy: ViewPolicy, reason: str) -> str:
+    """Most networks take images of some sizes only."""
+    return (
+        f"{name} does not take images of {policy.shape['image_size']} pixels ({reason}); set "
+        "augment.image_size to the size it was made for, such as 224, or choose another"
+    )
+
+
+def shown(project: Project, rows: Sequence[int]) -> list[Shown]:
+    """The images of some manifest rows, no side longer than `THUMBNAIL`."""
     from tasks.problems.image_classification import thumbs
 
-    return thumbs.thumbnails(project, rows, size)
+    return [Shown(image=uri) for uri in thumbs.thumbnails(project, rows, THUMBNAIL)]
+
+
+def usage(record: Mapping[str, Any]) -> tuple[str, str]:
+    """A file of a picture; and the library's own constructor, where it makes this network."""
+    from tasks.problems.image_classification import telling
+
+    return '["picture.jpg"]', telling.in_plain_pytorch(record)
+
+
+def asked(given: Sequence[Path], params: PrepareParams) -> pd.DataFrame:
+    """Image files, and those inside folders: `path`, and the absolute path."""
+    from tasks.problems.image_classification import asking
+
+    return asking.asked(given)
+
+
+def input_example() -> pd.DataFrame:
+    """A small picture as base64."""
+    from tasks.problems.image_classification import asking
+
+    return asking.input_example()
 
 
 def samples(project: Project, rows: Sequence[int]) -> list[npt.NDArray[np.uint8]]:

@@ -23,9 +23,9 @@ import pandas as pd
 
 from tasks import partition
 from tasks.errors import DataError
-from tasks.params import PrepareParams
 from tasks.problems.image_classification import sources
 from tasks.problems.image_classification.decode import header_size, read_image, shrink
+from tasks.problems.image_classification.parameters import ImagePrepare
 from tasks.progress import progress
 
 IMAGES = "images.bin"
@@ -59,7 +59,7 @@ def content_id(image: npt.NDArray[np.uint8]) -> str:
 
 
 def store(
-    frame: pd.DataFrame, folder: Path, params: PrepareParams, threads: int
+    frame: pd.DataFrame, folder: Path, params: ImagePrepare, threads: int
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """Decode the raw examples into `folder`, in their order.
 
@@ -113,7 +113,7 @@ def _append(file: BinaryIO, image: npt.NDArray[np.uint8]) -> tuple[int, int, int
 
 
 def _decoded(
-    contents: Iterable[bytes | Path], params: PrepareParams, threads: int
+    contents: Iterable[bytes | Path], params: ImagePrepare, threads: int
 ) -> Iterator[Decoded | ValueError]:
     """Decode in threads, in order, with a bounded number of images in flight."""
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pandas as pd
 
 from tasks.errors import DataError
-from tasks.params import PrepareParams
 from tasks.problems.image_classification import tables
 from tasks.problems.image_classification.decode import SUFFIXES
+from tasks.problems.image_classification.parameters import ImagePrepare
 
 TABLES = (".csv", ".tsv", ".parquet")
 DEEPEST = 32  # folders below a class; systems follow at most 40 links
 
 
-def read(params: PrepareParams, root: Path) -> pd.DataFrame:
+def read(params: ImagePrepare, root: Path) -> pd.DataFrame:
     """The raw examples of `params.data`, a path relative to the project or absolute.
 
     Columns: `source` (relative to the data), `label`, `split` and `group` (missing where not

@@ -37,6 +37,11 @@ class Start:
     pretraining: str
 
     @property
+    def values(self) -> dict[str, Any]:
+        """What the inputs of the next training have to share."""
+        return {"augment.image_size": self.image_size, "augment.resize": self.resize}
+
+    @property
     def linear(self) -> bool:
         """Whether the head has a row a class on the backbone's own features."""
         return not self.head["hidden"]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks import partition
 from tasks.errors import DataError, nearest
-from tasks.params import PrepareParams
+from tasks.problems.image_classification.parameters import ImagePrepare
 from tasks.records import COLUMN
 
 IMAGE_COLUMN = "image"  # of a Parquet: bytes, or Hugging Face's {bytes, path}
@@ -27,7 +27,7 @@ SPLIT_NAMES = {
 }
 
 
-def read(path: Path, params: PrepareParams, root: Path) -> pd.DataFrame:
+def read(path: Path, params: ImagePrepare, root: Path) -> pd.DataFrame:
     """The raw examples of a table, as `sources.read` gives them; images stay on the disk."""
     embedded = path.suffix.lower() == ".parquet" and IMAGE_COLUMN in _schema(path).names
     table = _load(path, params, embedded)
@@ -77,7 +77,7 @@ def _schema(path: Path) -> Any:
         raise DataError(f"{path.name} is not a readable Parquet file: {_line(error)}") from None
 
 
-def _load(path: Path, params: PrepareParams, embedded: bool) -> pd.DataFrame:
+def _load(path: Path, params: ImagePrepare, embedded: bool) -> pd.DataFrame:
     """The columns of the table but for the images."""
     if path.suffix.lower() != ".parquet":
         return _read_csv(path)
@@ -142,10 +142,10 @@ def _column(table: pd.DataFrame, name: str, key: str, path: Path) -> pd.Series[A
     raise DataError(f"{path.name} has no column {name!r} ({key}); it has {listed}{hint}")
 
 
-def _optional(table: pd.DataFrame, key: str, params: PrepareParams, path: Path) -> pd.Series[Any]:
+def _optional(table: pd.DataFrame, key: str, params: ImagePrepare, path: Path) -> pd.Series[Any]:
     """A column that may be missing, unless the user named it or it is there under a twin's name."""
     name = getattr(params, key)
-    asked_for = name != PrepareParams.model_fields[key].default
+    asked_for = name != ImagePrepare.model_fields[key].default
     twin = any(str(c).strip().lower() == name.lower() for c in table.columns)
     if name in table.columns or asked_for or twin:
         return _column(table, name, f"prepare.{key}", path)

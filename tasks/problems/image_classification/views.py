@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torchvision.transforms import v2
 
 from tasks.errors import ParamsError, UnknownName, nearest
-from tasks.params import AugmentParams
 from tasks.problems.image_classification.inputs import normalised, plain
 from tasks.problems.image_classification.named_policies import POLICIES, Described
+from tasks.problems.image_classification.parameters import ImageAugment
 from tasks.records import Project, ViewPolicy
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Images(Protocol):
         ...
 
 
-def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
+def policy(augment: ImageAugment, seed: int) -> ViewPolicy:
     """The augmentation policy, resolved and tried on one image.
 
     Raises `ParamsError` or `UnknownName`, naming the transform and what is wrong with it.
@@ -66,8 +66,7 @@ def policy(augment: AugmentParams, seed: int) -> ViewPolicy:
         problem="image_classification",
         seed=seed,
         views=augment.views if transforms else 1,  # more would be equal
-        image_size=augment.image_size,
-        resize=augment.resize,
+        shape={"image_size": augment.image_size, "resize": augment.resize},
         transforms=transforms,
         refresh_epochs=augment.refresh_epochs if transforms else 0,
         test_time=augment.test_time,
@@ -100,7 +99,7 @@ class ImageExamples:
 
     def pixels(self, rows: npt.NDArray[np.int64], view: int) -> Tensor:
         """The same before normalisation: uint8 [n, 3, side, side]."""
-        size, resize = self.policy.image_size, self.policy.resize
+        size, resize = self.policy.shape["image_size"], self.policy.shape["resize"]
         images = [plain(self.store.image(int(row)), size, resize) for row in rows]
         if view and self.policy.transforms:
             with _Drawing() as drawing:
@@ -182,12 +181,13 @@ _RANDOM = {
 def _transform(policy: ViewPolicy) -> Callable[[Tensor], Tensor]:
     """The transforms of a policy, one after the other, then back to the square if it was left."""
     steps = [_constructed(entry) for entry in policy.transforms]
-    square = v2.Resize([policy.image_size, policy.image_size], antialias=True)
+    side = policy.shape["image_size"]
+    square = v2.Resize([side, side], antialias=True)
 
     def transform(image: Tensor) -> Tensor:
         for step in steps:
             image = step(image)
-        return image if image.shape[1:] == (policy.image_size,) * 2 else square(image)
+        return image if image.shape[1:] == (side, side) else square(image)
 
     return transform
 
@@ -246,7 +246,7 @@ def _constructed(entry: Described) -> Callable[[Tensor], Tensor]:
 
 def _try(policy: ViewPolicy) -> None:
     """Send an image through the transforms; what one refuses becomes one sentence."""
-    steps = []
+    steps, side = [], policy.shape["image_size"]
     for entry in policy.transforms:
         with _refusal(entry):
             json.dumps(entry, allow_nan=False)
@@ -254,7 +254,7 @@ def _try(policy: ViewPolicy) -> None:
     with _Drawing() as drawing:
         for number in range(8):  # random choices may take different ways
             drawing.seed(f"try:{number}")
-            image: Any = torch.zeros(3, policy.image_size, policy.image_size, dtype=torch.uint8)
+            image: Any = torch.zeros(3, side, side, dtype=torch.uint8)
             for entry, step in steps:
                 with _refusal(entry):
                     image = step(image)

@@ -31,7 +31,7 @@ class Counted:
         return torch.randn(50, 3, 4, 4, generator=generator)[torch.from_numpy(rows)]
 
 
-POLICY = ViewPolicy("drawn", 7, 4, 4, "squash", [{"name": "x", "arguments": {}}])
+POLICY = ViewPolicy("drawn", 7, 4, {"side": 4}, [{"name": "x", "arguments": {}}])
 
 
 def prefix(folder: Path, dtype: torch.dtype = torch.float32, **identity: object) -> Prefix:

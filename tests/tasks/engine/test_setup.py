@@ -184,7 +184,7 @@ def test_another_version_of_torchvision_finds_no_views(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views(made(project, settings()), 0)
-    installed = versions.libraries()
+    installed = versions.libraries("image_classification")
     setup = made(project, settings())
     monkeypatch.setattr(versions, "libraries", lambda: {**installed, "torchvision": "0.0"})
     views(setup, 0)

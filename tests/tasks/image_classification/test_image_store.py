@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError
-from tasks.params import PrepareParams
 from tasks.problems import image_classification
 from tasks.problems.image_classification import image_store
 from tasks.problems.image_classification.decode import read_image
 from tasks.problems.image_classification.image_store import ImageStore
+from tasks.problems.image_classification.parameters import ImagePrepare
 from tests.tasks.image_classification.drawings import class_folders, picture, png
 
 
@@ -28,7 +28,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def stored(data: Path, folder: Path, threads: int = 2, **options: object):
-    params = PrepareParams(data=str(data), store_side=64, **options)
+    params = ImagePrepare(data=str(data), store_side=64, **options)
     folder.mkdir()
     raw = image_classification.read(params, data.parent)
     return image_classification.store(raw, folder, params, threads)
@@ -74,7 +74,7 @@ def test_few_images_are_in_flight():
             taken += 1
             yield png(picture(seed, (8, 8)))
 
-    decoded = image_store._decoded(contents(), PrepareParams(data="x"), threads=2)
+    decoded = image_store._decoded(contents(), ImagePrepare(data="x"), threads=2)
     for _ in range(10):
         next(decoded)
     assert taken <= 10 + 16 * 2
@@ -92,7 +92,7 @@ def test_a_disk_too_full_is_refused_before_the_work(mixed, tmp_path, monkeypatch
 def test_a_disk_that_fills_up_is_told(mixed, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store/images.bin").symlink_to("/dev/full")
-    params = PrepareParams(data=str(mixed))
+    params = ImagePrepare(data=str(mixed))
     raw = image_classification.read(params, tmp_path)
     with pytest.raises(DataError, match="no space left"):
         image_classification.store(raw, tmp_path / "store", params, 2)

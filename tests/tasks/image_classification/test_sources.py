@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.errors import DataError
-from tasks.params import PrepareParams
 from tasks.problems.image_classification import sources
+from tasks.problems.image_classification.parameters import ImagePrepare
 from tests.tasks.image_classification.drawings import class_folders, picture, png
 
 
 def read(path: Path, **options: object) -> pd.DataFrame:
-    return sources.read(PrepareParams(data=str(path), **options), path.parent)
+    return sources.read(ImagePrepare(data=str(path), **options), path.parent)
 
 
 def refused(path: Path, **options: object) -> str:

@@ -11,10 +11,10 @@ import torch
 from torchvision.transforms import v2
 
 from tasks.errors import ThawlineError
-from tasks.params import AugmentParams
 from tasks.problems.image_classification import views
 from tasks.problems.image_classification.inputs import normalised, plain
 from tasks.problems.image_classification.named_policies import POLICIES
+from tasks.problems.image_classification.parameters import ImageAugment
 from tasks.problems.image_classification.views import ImageExamples, policy
 from tasks.records import ViewPolicy
 
@@ -34,7 +34,7 @@ class Noise:
 
 
 def resolved(what: Any = "flips_crops", seed: int = 0, **others: Any) -> ViewPolicy:
-    return policy(AugmentParams(policy=what, **{"image_size": 48, **others}), seed)
+    return policy(ImageAugment(policy=what, **{"image_size": 48, **others}), seed)
 
 
 def noise(what: Any = "flips_crops", seed: int = 0) -> ImageExamples:
