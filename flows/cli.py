@@ -99,10 +99,12 @@ def run(
     from flows.registration import require_unmoved
     from flows.run import Wish
     from flows.run import run as run_project
-    from tasks import recipes
+    from tasks import params_file, recipes
 
     project = find()
-    assignments = [*(recipes.assignments(recipe) if recipe else ()), *assignments]
+    if recipe:
+        problem = params_file.load(project.root).problem
+        assignments = [*recipes.assignments(recipe, problem), *assignments]
     ran = run_project(project, Wish(assignments, since, force), err)
     result = summary.summary(project, ran)
     if as_json:

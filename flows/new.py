@@ -98,8 +98,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     root = project.root
     problem = problems.load(wanted.problem)
     _refuse_unknown(wanted.options, problem)
-    own = problems.folder_of(wanted.problem) / "params.yaml"
-    shutil.copy(own if own.is_file() else TEMPLATES / "params.yaml", root / "params.yaml")
+    (root / "params.yaml").write_text(template(wanted.problem), encoding="utf-8")
     data = _data(wanted.data, root)
     is_manifest = Path(data).suffix.lower() in MANIFESTS
     values: dict[str, Any] = {
@@ -116,7 +115,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     given = frame["split"].notna().any()
     recipe = wanted.recipe or ("small_data" if len(frame) < FEW else "standard")
     values = {
-        **recipes.values(recipe),
+        **recipes.values(recipe, wanted.problem),
         "prepare.split.salt": choose_salt(project, frame, parameters),
     }
     _set(root, values)
@@ -132,6 +131,26 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     split = "with its own split" if given else "to be split"
     classes = frame["label"].nunique()
     return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}", *told]
+
+
+def template(problem: str) -> str:
+    """The `params.yaml` to start with, its sections of a problem's own in their places."""
+    sections = _sections(TEMPLATES / "params.yaml")
+    own = problems.folder_of(problem) / "params.yaml"
+    if own.is_file():
+        sections |= _sections(own)
+    return "".join(sections.values())
+
+
+def _sections(path: Path) -> dict[str, str]:
+    """The text of a YAML file by its top-level keys, comments and all."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line[0].isalpha():
+            key = line.partition(":")[0]
+        found[key] = found.get(key, "") + line
+    return found
 
 
 def _data(given: str, root: Path) -> str:

@@ -4,7 +4,7 @@
 name. Beside its functions stand three modules, and a fourth if it can: `predictor` (a `Predicting`,
 which needs a packaged model folder alone), `pyfunc_model` (the MLflow model as code), `starts` (a
 `Starting`), and `onnx_export` (an `Exporting`). A problem whose parameters are not those of
-`flows/templates/params.yaml` brings a `params.yaml` of its own for `thawline new`.
+`flows/templates/params.yaml` brings a `params.yaml` with the sections that are other for it.
 
 Everything in a problem's `__init__` is light: a function imports its module when it is called. The
 data of all problems become one table, one row an example with one label, and their networks chains
@@ -146,6 +146,10 @@ class Problem(Protocol):
 
         `options`: keys of `prepare` that the user gave. Raises `ThawlineError` for a wrong one.
         """
+        ...
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """Key path → value of a recipe (`tasks.recipes`) that is another one for this problem."""
         ...
 
     def places(self, prepare: PrepareParams) -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks import params_file
+from tasks import params_file, problems
 from tasks.errors import UnknownName
 
 FOLDER = Path(__file__).parent
@@ -33,12 +33,12 @@ def purpose(name: str) -> str:
     return text(name).removeprefix("# ").partition(":")[0].rstrip(".")
 
 
-def assignments(name: str) -> list[str]:
+def assignments(name: str, problem: str = problems.DEFAULT) -> list[str]:
     """The same as `key=value`, as `thawline run --set` takes it."""
-    return [f"{key}={json.dumps(value)}" for key, value in values(name).items()]
+    return [f"{key}={json.dumps(value)}" for key, value in values(name, problem).items()]
 
 
-def values(name: str) -> dict[str, Any]:
-    """Key path → value. Raises `UnknownName`, listing what there is."""
+def values(name: str, problem: str = problems.DEFAULT) -> dict[str, Any]:
+    """Key path → value, as the problem has them. Raises `UnknownName`, listing what there is."""
     tree: dict[str, Any] = params_file.parse(text(name).encode(), f"{name}.yaml")
-    return tree
+    return tree | problems.load(problem).recipe(name)

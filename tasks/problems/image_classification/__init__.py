@@ -46,6 +46,11 @@ def proposals(data: Path, options: Mapping[str, str]) -> dict[str, Any]:
     return proposing.proposals(data, options)
 
 
+def recipe(name: str) -> dict[str, Any]:
+    """The recipes are written for images."""
+    return {}
+
+
 def places(prepare: PrepareParams) -> dict[str, str]:
     """The folder of a manifest's images, where it is not that of the manifest."""
     images = cast("ImagePrepare", prepare).images

@@ -1,0 +1,87 @@
+"""Data of each kind of problem, small and real: what the contract is tried with.
+
+A new problem adds its own to `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from tasks.params import Params
+from tests.tasks import drawn_project
+
+TOY = Path(__file__).parent / "toy"  # a folder of problems beside the real one
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One problem's data, with one example that cannot be read."""
+
+    draw: Callable[[Path], str]  # writes data into a folder; its name there
+    ask: Callable[[Path], list[Path]]  # writes two inputs of `predict` into a folder
+    backbone: str
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def params(self, problem: str, data: str) -> Params:
+        shared: dict[str, dict[str, Any]] = {
+            "prepare": {"data": data, "split": {"salt": 1}},
+            "augment": {"views": 2},
+            "embed": {"backbones": [self.backbone], "batch_size": 8},
+            "select": {"race": 0},
+            "train": {"epochs": 3, "batch_size": 8},
+            "evaluate": {"bootstrap": 100},
+            "register": {"experiment": "contract", "model": "contract"},
+        }
+        tree = {key: value | self.sections.get(key, {}) for key, value in shared.items()}
+        fixed = {"problem": problem, "threads": 1, "device": "cpu", "precision": "float32"}
+        return Params.model_validate(fixed | tree)
+
+
+def _images(folder: Path) -> str:
+    random = np.random.default_rng(0)
+    for target, name in enumerate(drawn_project.CLASSES):
+        (folder / "drawn" / name).mkdir(parents=True)
+        for number in range(16):
+            image = Image.fromarray(drawn_project._drawn(target, random, grey=False))
+            image.save(folder / "drawn" / name / f"{number}.png")
+    (folder / "drawn" / name / "broken.png").write_bytes(b"no image")
+    return "drawn"
+
+
+def _pictures(folder: Path) -> list[Path]:
+    Image.linear_gradient("L").save(folder / "a.png")
+    Image.radial_gradient("L").save(folder / "b.png")
+    return [folder]
+
+
+def _signals(folder: Path) -> str:
+    random = np.random.default_rng(0)
+    shapes = {"flat": np.zeros(8), "上升": np.linspace(0, 1, 8), "jump": np.repeat([0.0, 1.0], 4)}
+    rows = [
+        (" ".join(f"{x:.4f}" for x in shape + random.normal(0, 0.05, 8)), label)
+        for label, shape in shapes.items()
+        for _ in range(40)
+    ]
+    rows.append(("1 2 x", "flat"))
+    pd.DataFrame(rows, columns=["signal", "label"]).to_csv(folder / "signals.csv", index=False)
+    return "signals.csv"
+
+
+def _measured(folder: Path) -> list[Path]:
+    (folder / "new.csv").write_text("signal\n0 0 0 0 0 0 0 0\n0 0 0 0 1 1 1 1\n")
+    return [folder / "new.csv"]
+
+
+KINDS = {
+    "image_classification": Kind(
+        _images, _pictures, "mobilenet_v2", {"augment": {"image_size": 64}}
+    ),
+    "signal_classification": Kind(_signals, _measured, "mlp_small"),
+}

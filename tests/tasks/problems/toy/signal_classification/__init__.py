@@ -1,0 +1,152 @@
+"""A problem as small as one can be: short signals, eight numbers each, read from a CSV file.
+
+It is what `CONTRIBUTING.md` means by "one folder": the tests put it beside the real problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tasks.problems import INPUT, Sections, Shown, Views, Words
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from tasks.problems.signal_classification.parameters import SignalAugment, SignalPrepare
+    from tasks.problems.signal_classification.views import SignalExamples
+    from torch import Tensor, nn
+
+    from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
+    from tasks.problems import Backbone
+    from tasks.records import Project, ViewPolicy
+
+WORDS = Words("signal", "signals", "a signal", "measurement", "measurements")
+LIBRARIES = ("numpy",)
+REQUIREMENTS = ()
+PACKAGED = ("length",)
+TELLING = ("mean",)
+LOOKS_WITH = "mlp_small"
+
+
+def sections() -> Sections:
+    from tasks.problems.signal_classification.parameters import SignalAugment, SignalPrepare
+
+    return Sections(SignalPrepare, SignalAugment)
+
+
+def proposals(data: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    return {"augment.noise": 0.05}
+
+
+def recipe(name: str) -> dict[str, Any]:
+    return {"augment.policy": "noise", "train.mix": "mixup"}
+
+
+def places(prepare: PrepareParams) -> dict[str, str]:
+    return {}
+
+
+def read(params: PrepareParams, root: Path) -> pd.DataFrame:
+    from tasks.problems.signal_classification import data
+
+    return data.read(cast("SignalPrepare", params), root)
+
+
+def store(
+    frame: pd.DataFrame, folder: Path, params: PrepareParams, threads: int
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    from tasks.problems.signal_classification import data
+
+    return data.store(frame, folder, cast("SignalPrepare", params))
+
+
+def near_duplicates(frame: pd.DataFrame, folder: Path) -> npt.NDArray[np.int64]:
+    from tasks.problems.signal_classification import data
+
+    return data.near_duplicates(frame, folder)
+
+
+def details(frame: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    return {"mean": {"min": float(frame["mean"].min()), "max": float(frame["mean"].max())}}
+
+
+def policies() -> list[str]:
+    return ["none", "noise"]
+
+
+def policy(params: AugmentParams, seed: int) -> ViewPolicy:
+    from tasks.problems.signal_classification import views
+
+    return views.policy(cast("SignalAugment", params), seed)
+
+
+def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
+    """There is nothing to see."""
+
+
+def in_words(policy: ViewPolicy) -> Views:
+    noisy = bool(policy.transforms)
+    return Views(f"{policy.views} noisy views of each signal." if noisy else "the plain signal.")
+
+
+def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> SignalExamples:
+    from tasks.problems.signal_classification import views
+
+    return views.examples(project, policy)
+
+
+def test_views(inputs: Tensor, policy: ViewPolicy) -> list[Tensor]:
+    return [inputs]
+
+
+def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
+    from tasks.problems.signal_classification import networks
+
+    return networks.backbone(name, embed, root)
+
+
+def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
+    from tasks.problems.signal_classification import networks
+
+    return networks.build(name, classes, head), networks.HEAD
+
+
+def fetch(name: str) -> Path:
+    from tasks.problems.signal_classification import networks
+
+    return Path(networks.__file__)  # the weights follow from the code
+
+
+def misfit(name: str, policy: ViewPolicy, reason: str) -> str:
+    return f"{name} does not take such signals ({reason}); set prepare.length to 8"
+
+
+def shown(project: Project, rows: Sequence[int]) -> list[Shown]:
+    return [Shown(text=" ".join(f"{x:.2f}" for x in signal)) for signal in samples(project, rows)]
+
+
+def usage(record: Mapping[str, Any]) -> tuple[str, str]:
+    return '["0 0 1 1 0 0 1 1"]', ""
+
+
+def asked(given: Sequence[Path], params: PrepareParams) -> pd.DataFrame:
+    import pandas as pd
+    from tasks.problems.signal_classification import data
+
+    frames = [data.table(path, cast("SignalPrepare", params)) for path in given]
+    return pd.concat(frames, ignore_index=True)[["file", "row", INPUT]]
+
+
+def samples(project: Project, rows: Sequence[int]) -> list[Any]:
+    from tasks.problems.signal_classification import data
+
+    return list(data.signals(project.prepared)[list(rows)])
+
+
+def input_example() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({"signal": ["0 0 1 1 0 0 1 1"]})
