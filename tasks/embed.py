@@ -43,7 +43,6 @@ def run(project: Project, params: Params, backbone: str) -> None:
 
     Raises `ThawlineError` when its weights cannot be had or it does not take the examples.
     """
-    import torch
 
     from tasks.engine.device import resolve
     from tasks.engine.network import digest
@@ -54,7 +53,7 @@ def run(project: Project, params: Params, backbone: str) -> None:
     policy = ViewPolicy.read(project.augment / "plain.json")
     examples = problem.examples(project, policy, loaded)
     rows = _rows(project)
-    model = loaded.model.eval().to(compute.device, memory_format=torch.channels_last)
+    model = compute.host(loaded.model.eval())
     before = digest(model.state_dict())
     chain = _chain(problem, loaded, examples, rows, compute, policy)
     chosen = depths(chain.layers)

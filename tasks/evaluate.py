@@ -177,8 +177,7 @@ def _forward(
         views = problem.test_views(inputs, policy)
         return torch.stack([model(view) for view in views]).mean(0)
 
-    channels_last: dict[str, Any] = {"memory_format": torch.channels_last}
-    model.to(exact.device, **channels_last)
+    exact.host(model)
     found = {}
     for split in ("validation", "test"):
         rows, what = _rows(manifest, split), f"predict {split}"

@@ -7,7 +7,7 @@ candidate's may still beat the model, and the report says so.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,6 @@ def _probe(project: Project, params: Params, manifest: pd.DataFrame, name: str) 
 
 def _features(project: Project, params: Params, name: str, rows: Ints) -> npt.NDArray[np.float32]:
     """The deepest features of some rows, as `embed` computes them: [n, d]."""
-    import torch
 
     import tasks.problems
     from tasks.engine.device import resolve
@@ -63,8 +62,7 @@ def _features(project: Project, params: Params, name: str, rows: Ints) -> npt.ND
     policy = ViewPolicy.read(project.augment / "policy.json")
     examples = problem.examples(project, policy, backbone)
     frozen = _up_to_deepest(project, backbone, examples)
-    channels_last: dict[str, Any] = {"memory_format": torch.channels_last}
-    frozen.to(compute.device, **channels_last)
+    compute.host(frozen)
     what = f"frozen features of test, {name}"
     return outputs(frozen, examples, rows, params.embed.batch_size, compute, what)
 

@@ -118,7 +118,7 @@ class Way:
         compute = setup.compute
         example = compute.send(setup.examples.batch(setup.rows["train"][:1], 0))
         for part in (backbone.model, model):
-            part.to(compute.device, memory_format=torch.channels_last).eval()
+            compute.host(part).eval()
         old = Network.of(chain(backbone.model, backbone.head, example))
         lines = [start(setup.plan.layers, phase) for phase in setup.plan.phases]
         lowest = int(np.argmin(lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,11 @@ class Compute:
             f"one example does not fit in the memory of {self.device}; choose a smaller backbone "
             "or smaller inputs (augment)"
         )
+
+    def host(self, model: nn.Module) -> nn.Module:
+        """Move a network to the device, maps' channels last: convolutions are faster on it."""
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}
+        return model.to(self.device, **layout)
 
     def send(self, tensor: Tensor) -> Tensor:
         """Copy a batch to the device, without waiting where the device allows it."""

@@ -95,7 +95,7 @@ class Setup:
         if plan.reading:
             classes = len(summary.classes)
             model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
-        model = model.to(compute.device, memory_format=torch.channels_last).eval()
+        model = compute.host(model).eval()
         depthwise.quicken(model, compute)
         examples = problem.examples(project, policy, backbone)
         rows, targets = _learned_from(project)
@@ -347,8 +347,7 @@ def _learned_from(
 def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
     """The pretrained network with its own head, which nothing moves."""
     model = backbone.model.eval().requires_grad_(False)
-    model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Network.of(chain(model, backbone.head, example))
+    return Network.of(chain(compute.host(model), backbone.head, example))
 
 
 def _transfer(backbone: nn.Module, model: nn.Module, head: str) -> None:

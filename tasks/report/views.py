@@ -226,8 +226,8 @@ def mistakes(project: Project, params: Params) -> list[Values]:
     places = pd.Series(range(len(ids)), index=ids.to_numpy())
     rows = [int(places[id_]) for id_ in worst["id"]]
     looks_like = problems.load(params.problem).shown(project, rows)
-    shown = worst.assign(example=looks_like).to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in shown]
+    told = zip(worst.to_dict("records"), looks_like, strict=True)
+    return [{**{str(k): v for k, v in row.items()}, "example": seen} for row, seen in told]
 
 
 def preview(project: Project) -> Values | None:

@@ -194,3 +194,12 @@ def samples(project: Project, rows: Sequence[int]) -> list[npt.NDArray[np.uint8]
 
     images = ImageStore(project.prepared, pd.read_parquet(project.manifest))
     return [images.image(row) for row in rows]
+
+
+if TYPE_CHECKING:  # mypy holds the package to the protocol
+    from tasks.problems import Predicting, Problem, Starting, image_classification
+    from tasks.problems.image_classification import predictor, starts
+
+    _problem: Problem = image_classification
+    _predicting: Predicting = predictor
+    _starting: Starting = starts
