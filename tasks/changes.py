@@ -234,7 +234,7 @@ def _shifts(
 
 
 def _comparable(old: DataVersion, new: DataVersion) -> bool:
-    """Whether both have features, and the same ones of the same example: with another image size
+    """Whether both have features, and the same ones of the same example: with another input size
     or other weights, they would differ for that alone."""
     if old.features is None or new.features is None:
         return False

@@ -135,7 +135,7 @@ def outliers(distances: Features) -> Ints:
 def odd_classes(
     features: Features, probabilities: Floats, targets: Ints, distances: Features
 ) -> list[OddClass]:
-    """Classes that are unlike the others: mixed up, or not pictures of what they say.
+    """Classes that are unlike the others: mixed up, or not what they say.
 
     Those that cannot be told while the others can, whose examples lie far tighter or wider than
     the others', or which are far from all other classes, also for how tight they are.

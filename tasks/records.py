@@ -383,7 +383,7 @@ class TrainRun:
     stopped_early: bool
     frozen_before: dict[str, str]  # phase → sha256 of all frozen parameters and buffers
     frozen_after: dict[str, str]
-    seconds: float  # from decoded images to final weights; the prefix pass is charged when cached
+    seconds: float  # from decoded inputs to final weights; the prefix pass is charged when cached
     cpu_seconds: float
     prefix_seconds: float  # of that, the frozen prefix
     prefix_cached: bool  # whether a cache spared it

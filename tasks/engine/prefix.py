@@ -60,7 +60,7 @@ class Prefix:
         clock, cpu = time.perf_counter(), cpu_seconds()
 
         def cost() -> dict[str, float]:
-            """From the images on, so also what the lower line has cost."""
+            """From the inputs on, so also what the lower line has cost."""
             return {
                 "seconds": time.perf_counter() - clock + (lower.seconds if lower else 0),
                 "cpu_seconds": cpu_seconds() - cpu + (lower.cpu_seconds if lower else 0),
@@ -96,7 +96,7 @@ class Prefix:
             go(len(values))
 
     def _start(self, rows: Rows, view: int) -> tuple[int, View | None]:
-        """The highest lower line where the view is kept, and the view; (0, None): the images."""
+        """The highest lower line where the view is kept, and the view; (0, None): the inputs."""
         for line in reversed(range(1, len(self.modules))):
             lower = self.cache.find(self.below(line)._key(rows, view))
             if lower is not None and lower.order is not None:
@@ -120,7 +120,7 @@ class Prefix:
 
 @dataclass
 class Account:
-    """What the views of one training have cost. The lines share the way up from the images, so a
+    """What the views of one training have cost. The lines share the way up from the inputs, so a
     view of some rows is charged once, at the line where it cost most."""
 
     seconds: float = 0.0

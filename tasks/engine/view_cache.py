@@ -34,7 +34,7 @@ class View:
     path: Path
     values: Tensor  # [n, …], memory-mapped, in the precision it was computed in
     order: list[int] | None  # of its dimensions in memory when computed; None: had gaps
-    seconds: float  # what computing it costs, from the decoded images
+    seconds: float  # what computing it costs, from the decoded inputs
     cpu_seconds: float
     computed: int = 0  # views that were computed to have it, 0 when it was found
 

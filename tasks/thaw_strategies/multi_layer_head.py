@@ -2,7 +2,7 @@
 of their features. Head2Toe (Evci et al., ICML 2022, arXiv:2201.03529).
 
 Early layers know of texture and shape what the last one, made for the old classes, has thrown away.
-Pays where the images are unlike those of the pretraining.
+Pays where the examples are unlike those of the pretraining.
 """
 
 from __future__ import annotations
