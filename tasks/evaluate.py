@@ -69,6 +69,7 @@ def run(project: Project, params: Params) -> None:
         )
     logits, serving = _forward(project, params, summary, manifest)
     probes = linear_probes.run(project, params, manifest)
+    probes += tasks.problems.load(params.problem).baselines(project)
     known = _knowledge(project, params, len(summary.classes))
     curve = _learning_curve(project, params, manifest)
     conclude(project, params, manifest, logits, probes, known, curve)

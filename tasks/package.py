@@ -9,9 +9,11 @@ between two equal models.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,12 @@ def run(project: Project, params: Params) -> None:
         folder = Path(name) / "models"
         folder.mkdir()
         shutil.copyfile(project.train / "weights.safetensors", folder / WEIGHTS)
-        record = describe(project, params)
+        assets = problems.load(params.problem).assets(
+            project, ThawPlan.read(project.thaw_plan).backbone
+        )
+        for asset, content in assets.items():
+            (folder / asset).write_bytes(content)
+        record = describe(project, params, assets)
         files.write_json(folder / RECORD, record)
         files.write_json(folder / RUN, asdict(trained))
         (folder / CARD).write_text(card.text(record), encoding="utf-8")
@@ -73,7 +80,7 @@ def run(project: Project, params: Params) -> None:
     files.fsync_folder(project.models.parent)
 
 
-def describe(project: Project, params: Params) -> dict[str, Any]:
+def describe(project: Project, params: Params, assets: Mapping[str, bytes]) -> dict[str, Any]:
     """The content of `model.json`."""
     plan = ThawPlan.read(project.thaw_plan)
     summary = DataSummary.read(project.summary)
@@ -90,6 +97,7 @@ def describe(project: Project, params: Params) -> dict[str, Any]:
         "head": head.model_dump(),
         "classes": summary.classes,
         **({"reading": asdict(plan.reading)} if plan.reading else {}),
+        **({"files": _digests_of(assets)} if assets else {}),
         **problems.predicting(params.problem).describe(project, params, plan.backbone),
         "temperature": evaluation["temperature"],
         "thaw": {
@@ -118,6 +126,11 @@ def describe(project: Project, params: Params) -> dict[str, Any]:
         "judged": {key: evaluation[key] for key in ("slices", "worst", "drift", "learning_curve")},
         "metrics": {k: v for k, v in metrics.items() if k.startswith(_FIGURES)},
     }
+
+
+def _digests_of(assets: Mapping[str, bytes]) -> dict[str, str]:
+    """sha256 by name: in the record, so that the model's digest covers these files too."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in assets.items()}
 
 
 def _known_licence(params: Params) -> str:
@@ -151,7 +164,8 @@ def _cost(project: Project, plan: ThawPlan, summary: DataSummary) -> dict[str, i
 
 def digests(folder: Path) -> dict[str, Any]:
     """sha256 of the files that make up the model, and one digest for the model itself."""
-    names = [name for name in (WEIGHTS, RECORD, CARD, ONNX) if (folder / name).exists()]
+    assets = files.read_json(folder / RECORD).get("files", {})
+    names = [n for n in (WEIGHTS, RECORD, CARD, ONNX, *assets) if (folder / n).exists()]
     each = {name: files.sha256_file(folder / name) for name in names}
     return {
         "files": each,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
+    from tasks.baselines import Baseline
     from tasks.params import AugmentParams, EmbedParams, HeadParams, Params, PrepareParams
     from tasks.records import Project, ViewPolicy
 
@@ -87,6 +88,17 @@ class Views:
 
     sentence: str  # goes on from "What training saw: "
     facts: tuple[tuple[str, str], ...] = ()  # beside the transforms
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A section of the report that only this problem has: a sentence, and a table."""
+
+    name: str  # its anchor in the page, such as `telling-words`
+    title: str
+    sentence: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 class Examples(Protocol):
@@ -241,7 +253,21 @@ class Problem(Protocol):
         """The sentence for a network that does not take such inputs, with what to do."""
         ...
 
+    # --- judging (`tasks.evaluate`)
+
+    def baselines(self, project: Project) -> list[Baseline]:
+        """Further answers on the test examples, in the order of the manifest, that the model must
+        beat, such as those of counted words: learned from training and validation alone, and cheap.
+
+        Beside them stand the commonest class and linear probes, which all problems have.
+        """
+        ...
+
     # --- what people see (`tasks.report`, `tasks.card`)
+
+    def panels(self, project: Project) -> list[Panel]:
+        """Sections of the report that only this problem has; asked when all is evaluated."""
+        ...
 
     def shown(self, project: Project, rows: Sequence[int]) -> list[Shown]:
         """Some manifest rows for people."""
@@ -252,7 +278,11 @@ class Problem(Protocol):
         Markdown on loading the weights without Thawline, or nothing."""
         ...
 
-    # --- using (`tasks.predict`, `tasks.gate`, `tasks.tracking`)
+    # --- using (`tasks.package`, `tasks.predict`, `tasks.gate`, `tasks.tracking`)
+
+    def assets(self, project: Project, backbone: str) -> dict[str, bytes]:
+        """Name → content of further files that the packaged model needs, such as a vocabulary."""
+        ...
 
     def asked(self, given: Sequence[Path], params: PrepareParams) -> pd.DataFrame:
         """What `thawline predict` was given, one row an example: columns for people, which head the

@@ -69,6 +69,7 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "policy": policy,
         "words": problem.WORDS,
         "seen": problem.in_words(policy),
+        "panels": problem.panels(project),
         "preview": preview(project),
         "selection": Selection.read(project.selection),
         "plan": plan,

@@ -378,7 +378,7 @@ def test_a_new_project_starts_from_a_model(packaged: Path, images: Path, tmp_pat
     entry = params.embed.weights[trained_project.BACKBONE]
     assert (params.train.head.init, params.augment.image_size) == ("keep", 64)
     text = (folder / "params.yaml").read_text()
-    assert f"sha256: {entry.sha256}" in text and "# images a forward pass" in text
+    assert f"sha256: {entry.sha256}" in text and "# examples a forward pass" in text
     project = Project(folder)
     with repository.opened(project) as repo:  # where another clone fetches it from
         stages = {s.addressing: s for s in repo.index.stages}

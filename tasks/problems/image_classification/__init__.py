@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tasks.problems import Sections, Shown, Views, Words
+from tasks.problems import Panel, Sections, Shown, Views, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
+    from tasks.baselines import Baseline
     from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
     from tasks.problems import Backbone, Examples
     from tasks.problems.image_classification.parameters import ImageAugment, ImagePrepare
@@ -158,6 +159,16 @@ def misfit(name: str, policy: ViewPolicy, reason: str) -> str:
     )
 
 
+def baselines(project: Project) -> list[Baseline]:
+    """None beside those of all problems."""
+    return []
+
+
+def panels(project: Project) -> list[Panel]:
+    """None beside the sections of all problems."""
+    return []
+
+
 def shown(project: Project, rows: Sequence[int]) -> list[Shown]:
     """The images of some manifest rows, no side longer than `THUMBNAIL`."""
     from tasks.problems.image_classification import thumbs
@@ -170,6 +181,11 @@ def usage(record: Mapping[str, Any]) -> tuple[str, str]:
     from tasks.problems.image_classification import telling
 
     return '["picture.jpg"]', telling.in_plain_pytorch(record)
+
+
+def assets(project: Project, backbone: str) -> dict[str, bytes]:
+    """All that pixels need stands in `model.json`."""
+    return {}
 
 
 def asked(given: Sequence[Path], params: PrepareParams) -> pd.DataFrame:

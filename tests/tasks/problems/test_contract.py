@@ -292,6 +292,27 @@ def test_a_training_can_start_from_the_packaged_model(case: Case) -> None:
     assert [*backbone.classes] == start.classes and "a model" in backbone.weights_source
 
 
+def test_what_only_this_problem_has_is_judged_shown_and_packaged(case: Case) -> None:
+    metrics = files.read_json(case.project.reports / "metrics.json")
+    tested = int((case.manifest["split"] == "test").sum())
+    for baseline in case.problem.baselines(case.project):
+        assert len(baseline.predicted) == tested
+        assert 0 <= metrics[f"baseline.{baseline.name}.accuracy"] <= 1
+    page = (case.project.reports / "report.html").read_text()
+    for panel in case.problem.panels(case.project):
+        assert f'<section id="{panel.name}">' in page and f'href="#{panel.name}"' in page
+        assert all(len(row) == len(panel.columns) for row in panel.rows)
+        assert all(value in page for row in panel.rows for value in row)
+    record, digests = (
+        files.read_json(case.project.models / f"{n}.json") for n in ("model", "digests")
+    )
+    assets = case.problem.assets(case.project, case.kind.backbone)
+    assert set(record.get("files", {})) == set(assets)
+    for name, content in assets.items():
+        assert (case.project.models / name).read_bytes() == content
+        assert digests["files"][name] == record["files"][name]
+
+
 def test_people_are_told_in_its_own_words(case: Case) -> None:
     shown = case.problem.shown(case.project, [0, 1])
     assert len(shown) == 2

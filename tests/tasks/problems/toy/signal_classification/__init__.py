@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tasks.problems import INPUT, Sections, Shown, Views, Words
+from tasks.problems import INPUT, Panel, Sections, Shown, Views, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.problems.signal_classification.views import SignalExamples
     from torch import Tensor, nn
 
+    from tasks.baselines import Baseline
     from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
     from tasks.problems import Backbone
     from tasks.records import Project, ViewPolicy
@@ -124,12 +125,41 @@ def misfit(name: str, policy: ViewPolicy, reason: str) -> str:
     return f"{name} does not take such signals ({reason}); set prepare.length to 8"
 
 
+def baselines(project: Project) -> list[Baseline]:
+    """The class with the nearest mean."""
+    import numpy as np
+    import pandas as pd
+    from tasks.problems.signal_classification import data
+
+    from tasks.baselines import Baseline
+
+    manifest, signals = pd.read_parquet(project.manifest), data.signals(project.prepared)
+    test, targets = (manifest["split"] == "test").to_numpy(), manifest["target"].to_numpy()
+    means = np.stack(
+        [signals[~test & (targets == target)].mean(0) for target in range(targets.max() + 1)]
+    )
+    apart = np.linalg.norm(signals[test][:, None] - means, axis=-1)
+    return [Baseline("nearest_mean", "The class with the nearest mean", apart.argmin(1), {})]
+
+
+def panels(project: Project) -> list[Panel]:
+    import pandas as pd
+
+    means = pd.read_parquet(project.manifest).groupby("label")["mean"].mean()
+    rows = tuple((str(label), f"{mean:.2f}") for label, mean in means.items())
+    return [Panel("levels", "Levels", "The mean of each class.", ("class", "level"), rows)]
+
+
 def shown(project: Project, rows: Sequence[int]) -> list[Shown]:
     return [Shown(text=" ".join(f"{x:.2f}" for x in signal)) for signal in samples(project, rows)]
 
 
 def usage(record: Mapping[str, Any]) -> tuple[str, str]:
     return '["0 0 1 1 0 0 1 1"]', ""
+
+
+def assets(project: Project, backbone: str) -> dict[str, bytes]:
+    return {"unit.txt": b"volts\n"}
 
 
 def asked(given: Sequence[Path], params: PrepareParams) -> pd.DataFrame:
