@@ -154,11 +154,11 @@ def _embed(
     """Write the pooled output after each of `stops` layers, for all rows, batch by batch."""
     import torch
 
+    from tasks.engine import pooling
     from tasks.engine.ahead import ahead
-    from tasks.engine.pooling import Pool
 
     parts: list[nn.Module] = [chain.part(a, b).eval() for a, b in pairwise([0, *stops])]
-    pool = Pool()
+    pool = pooling.of(chain.model)
     arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
 
     def inputs(start: int) -> Tensor:

@@ -71,13 +71,15 @@ def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> 
     """The frozen backbone as far as the deepest layer that `embed` kept, pooled as it did."""
     from torch import nn
 
-    from tasks.engine.pooling import Pool
+    from tasks.engine import pooling
     from tasks.engine.split import chain
 
     embedding = Embedding.read(project.features(backbone.name) / "embedding.json")
     example = examples.batch(np.zeros(1, np.int64), 0)
     cut = chain(backbone.model.eval(), backbone.head, example)
-    return nn.Sequential(cut.part(0, cut.index(embedding.deepest) + 1), Pool()).eval()
+    return nn.Sequential(
+        cut.part(0, cut.index(embedding.deepest) + 1), pooling.of(cut.model)
+    ).eval()
 
 
 def outputs(

@@ -34,7 +34,7 @@ def ask(project: Project, params: Params, trained: nn.Module, head: str) -> Know
     Raises `DataError` when the probe cannot be used.
     """
     import tasks.problems
-    from tasks.engine import device
+    from tasks.engine import device, pooling
     from tasks.engine.network import Network
     from tasks.engine.split import chain
 
@@ -50,9 +50,10 @@ def ask(project: Project, params: Params, trained: nn.Module, head: str) -> Know
             Network.of(chain(model.to(compute.device).eval(), path, example))
             for model, path in ((backbone.model, backbone.head), (trained, head))
         )
+        pool = pooling.of(backbone.model)
         size, old_head = params.embed.batch_size, before.modules[-1]
         first, last = (
-            _sight(network, old_head, examples, len(targets), size, compute)
+            _sight(network, old_head, examples, len(targets), size, compute, pool)
             for network in (before, after)
         )
     return retention.compare(first, last, targets)
@@ -65,6 +66,7 @@ def _sight(
     count: int,
     size: int,
     compute: Compute,
+    pool: nn.Module,
 ) -> Sight:
     import torch
 
@@ -76,7 +78,7 @@ def _sight(
         rows = np.arange(begin, min(begin + size, count))
         with torch.no_grad(), compute.autocast():
             top = body(compute.send(examples.batch(rows, 0)))
-        parts.append(blend.sight(top, old_head, compute))
+        parts.append(blend.sight(top, old_head, compute, pool))
     return blend.joined(parts)
 
 

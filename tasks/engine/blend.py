@@ -24,11 +24,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
 from tasks import retention
-from tasks.engine import heads
+from tasks.engine import heads, pooling
 from tasks.engine.device import Compute
 from tasks.engine.feeds import Feed
 from tasks.engine.network import Network
-from tasks.engine.pooling import Pool
 from tasks.engine.setup import Setup
 from tasks.engine.split import chain
 from tasks.engine.state import PhaseData
@@ -142,14 +141,15 @@ class Way:
         self.go(alpha)
         asked = np.zeros(len(self.data.validation_targets), bool)
         asked[self.probe] = True
-        logits, sights = [], []
+        logits, sights, pool = [], [], pooling.of(self.model)
         order = np.arange(len(asked))
         for chosen, top in self._tops(self.data.validation, order):
             with torch.no_grad(), self.setup.compute.autocast():
                 logits.append(self.network.modules[-1](top).float().cpu())
             probes = torch.from_numpy(asked[chosen])
             if probes.any():
-                sights.append(sight(top[probes.to(top.device)], self.old_head, self.setup.compute))
+                seen = top[probes.to(top.device)]
+                sights.append(sight(seen, self.old_head, self.setup.compute, pool))
         return Seen(torch.cat(logits), joined(sights))
 
     def go(self, alpha: float) -> None:
@@ -176,7 +176,8 @@ class Way:
             return
         self.go(0.0)
         order = _drawn(len(self.data.train_targets), self.setup.params.seed)[:HEAD_EXAMPLES]
-        tops = [Pool()(top).cpu() for _, top in self._tops(self.data.train, order)]
+        pool = pooling.of(self.model)
+        tops = [pool(top).cpu() for _, top in self._tops(self.data.train, order)]
         features, targets = torch.cat(tops), self.data.train_targets[torch.from_numpy(order)]
         if features.shape[1] != linear.in_features:
             return
@@ -228,11 +229,11 @@ class Way:
             yield chosen, top
 
 
-def sight(top: Tensor, old_head: nn.Module, compute: Compute) -> Sight:
+def sight(top: Tensor, old_head: nn.Module, compute: Compute, pool: nn.Module) -> Sight:
     """What reaches the head for some examples [n, …], and what the old head makes of it."""
     with torch.no_grad(), compute.autocast():
         predictions = old_head(top).float().log_softmax(1)
-    return Sight(Pool()(top).cpu().numpy(), predictions.cpu().numpy())
+    return Sight(pool(top).cpu().numpy(), predictions.cpu().numpy())
 
 
 def joined(parts: Sequence[Sight]) -> Sight:

@@ -5,15 +5,32 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+def of(model: nn.Module) -> Pool:
+    """How a network's layer outputs become one vector an example.
+
+    By a module of its own where it has one, `model.pool_examples` (say, one that knows which
+    positions are padding), else by the mean.
+    """
+    own = getattr(model, "pool_examples", None)
+    return Pool(own if isinstance(own, nn.Module) else None)
+
+
 class Pool(nn.Module):
     """The mean over positions, in float32: [n, …] → [n, d].
 
     Takes maps [n, d, h, w], maps with the channels last [n, h, w, d] (recognised by their equal
-    sides), tokens [n, t, d] and vectors [n, d].
+    sides), tokens [n, t, d] and vectors [n, d]; of all but vectors `own` takes the place.
     """
+
+    def __init__(self, own: nn.Module | None = None) -> None:
+        super().__init__()
+        self.own = own
 
     def forward(self, features: Tensor) -> Tensor:
         values = features.float()
+        if self.own is not None and values.ndim > 2:
+            pooled: Tensor = self.own(values)
+            return pooled
         if values.ndim == 4:
             channels_last = values.shape[1] == values.shape[2] != values.shape[3]
             return values.mean((1, 2) if channels_last else (2, 3))

@@ -18,14 +18,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
 from tasks import files, versions
-from tasks.engine import depthwise, heads, low_rank, multi_layer, stochastic_depth
+from tasks.engine import depthwise, heads, low_rank, multi_layer, pooling, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.loop import Trainer
 from tasks.engine.memory import mapped
 from tasks.engine.network import Network, digest
 from tasks.engine.parallel import Ranks
-from tasks.engine.pooling import Pool
 from tasks.engine.prefix import Account, Prefix, cpu_seconds
 from tasks.engine.split import chain
 from tasks.engine.state import OldPredictions, PhaseData, State
@@ -321,7 +320,7 @@ class Setup:
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         if len(batches) > 1 and len(batches[-1]) == 1:  # of one, a batch norm has no statistics
             batches[-2:] = [np.concatenate(batches[-2:])]
-        pool, features = Pool(), torch.empty(0)
+        pool, features = pooling.of(self.model), torch.empty(0)
         with torch.no_grad(), self.compute.autocast():
             for i, inputs in enumerate(feed.batches(batches, 0)):
                 found = pool(top(inputs)).cpu()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.engine.pooling import Pool
+from tasks.engine import pooling
 from tasks.errors import ThawlineError
 from tasks.records import Layer
 
@@ -25,10 +25,11 @@ _ATOMS = (*NORMS, nn.Linear, nn.modules.conv._ConvNd)
 
 
 class _Tracer(fx.Tracer):
-    """Keeps whole what must not be traced through: its behaviour depends on train or eval mode."""
+    """Keeps whole what must not be traced through: its behaviour depends on train or eval mode,
+    or it says `kept_whole`, as a block may that computes in a way that depends on its input."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, _ATOMS) or not any(m.children()):
+        if isinstance(m, _ATOMS) or not any(m.children()) or getattr(m, "kept_whole", False):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -60,7 +61,7 @@ def chain(model: nn.Module, head: str, example: Tensor) -> Chain:
     """
     graph, boundaries, names = cut(model, head)
     layers = []
-    mode = model.training
+    mode, pool = model.training, pooling.of(model)
     model.eval()
     value = example[:1]
     with torch.no_grad():
@@ -68,7 +69,8 @@ def chain(model: nn.Module, head: str, example: Tensor) -> Chain:
             module = _part(model, graph, start, stop)
             with FlopCounterMode(display=False) as counter:
                 value = module(value)
-            layers.append(_layer(name, module, counter.get_total_flops() // 2, value))
+            width = pool(value).shape[1]
+            layers.append(_layer(name, module, counter.get_total_flops() // 2, value, width))
     model.train(mode)
     return Chain(model, graph, boundaries, layers)
 
@@ -88,14 +90,14 @@ def cut(model: nn.Module, head: str) -> tuple[fx.Graph, list[fx.Node], list[str]
     return graph, boundaries, names
 
 
-def _layer(name: str, module: nn.Module, flops: int, output: Tensor) -> Layer:
+def _layer(name: str, module: nn.Module, flops: int, output: Tensor, width: int) -> Layer:
     return Layer(
         name=name,
         parameters=sum(p.numel() for p in module.parameters()),
         buffers=sum(b.numel() for b in module.buffers()),
         flops=flops,
         output_bytes=2 * output[0].numel(),
-        width=Pool()(output).shape[1],
+        width=width,
         item_bytes=output.element_size(),
     )
 

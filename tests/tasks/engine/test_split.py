@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from tasks.engine import pooling
 from tasks.engine.network import Network
 from tasks.engine.split import chain
 from tasks.errors import ThawlineError
@@ -98,3 +99,81 @@ class Branching(nn.Module):
 def test_a_network_that_cannot_be_traced_says_so() -> None:
     with pytest.raises(ThawlineError, match="Branching cannot be cut into layers"):
         chain(Branching(), "head", torch.randn(1, 4))
+
+
+class _Tokens(nn.Module):
+    """Token numbers [n, t], 0 is padding → [n, t, d + 1]: the last channel says what is a token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, width)
+
+    kept_whole = True
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.cat([self.embedding(tokens), (tokens > 0).float()[..., None]], -1)
+
+
+class _Attention(nn.Module):
+    """A block that torch.fx cannot trace: what it does depends on what is there."""
+
+    kept_whole = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(width, 2, 2 * width, 0.0, batch_first=True)
+
+    def forward(self, packed: Tensor) -> Tensor:
+        values, there = packed[..., :-1], packed[..., -1:]
+        padded = there[..., 0] == 0
+        if padded.any():
+            values = self.layer(values, src_key_padding_mask=padded)
+        else:
+            values = self.layer(values)
+        return torch.cat([values * there, there], -1)
+
+
+class _TokenMean(nn.Module):
+    def forward(self, packed: Tensor) -> Tensor:
+        values, there = packed[..., :-1], packed[..., -1:]
+        return (values * there).sum(1) / there.sum(1).clamp_min(1)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.tokens = _Tokens(width)
+        self.blocks = nn.ModuleList(_Attention(width) for _ in range(3))
+        self.pool_examples = _TokenMean()
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        packed = self.tokens(tokens)
+        for block in self.blocks:
+            packed = block(packed)
+        return self.head(self.pool_examples(packed))
+
+
+def test_blocks_that_cannot_be_traced_are_kept_whole_and_padding_is_no_part_of_an_example() -> None:
+    torch.manual_seed(0)
+    model = _Encoder().eval()
+    short, long = torch.tensor([[3, 5, 0, 0]]), torch.tensor([[3, 5, 0, 0], [1, 2, 3, 4]])
+    cut = chain(model, "head", long)
+    names = [layer.name for layer in cut.layers]
+    assert names == ["tokens", "blocks.0", "blocks.1", "blocks.2", "head"]
+    assert [layer.width for layer in cut.layers[1:]] == [8, 8, 8, 4]
+    assert sum(x.parameters for x in cut.layers) == sum(p.numel() for p in model.parameters())
+    with torch.no_grad():
+        whole = model(long)
+        for line in range(1, 5):
+            assert torch.equal(cut.part(line)(cut.part(0, line)(long)), whole)
+        torch.testing.assert_close(model(short[:, :2]), whole[:1])
+        pool = pooling.of(model)
+        features = [pool(cut.part(0, 3)(tokens)) for tokens in (short, short[:, :2])]
+        torch.testing.assert_close(*features)
+    network = Network.of(cut)
+    network.learn({"blocks.2", "head"}, frozen_norms=False)
+    assert set(network.state()) == set(model.state_dict())
+    assert not any(key.startswith(("blocks.2", "head")) for key in network.frozen())
+    del model.pool_examples
+    assert pooling.of(model).own is None
