@@ -158,9 +158,10 @@ def _embed(
     import torch
 
     from tasks.engine.ahead import ahead
+    from tasks.engine.fold import folded
     from tasks.engine.pooling import Pool
 
-    parts: list[nn.Module] = [chain.part(a, b).eval() for a, b in pairwise([0, *stops])]
+    parts: list[nn.Module] = [folded(chain.part(a, b)) for a, b in pairwise([0, *stops])]
     pool = Pool()
     arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
 

@@ -163,6 +163,7 @@ def _forward(
 
     import tasks.problems
     from tasks.engine import device
+    from tasks.engine.fold import folded
 
     plan = ThawPlan.read(project.thaw_plan)
     problem = plugins.load(tasks.problems, params.problem)
@@ -178,7 +179,8 @@ def _forward(
         return torch.stack([model(view) for view in views]).mean(0)
 
     channels_last: dict[str, Any] = {"memory_format": torch.channels_last}
-    model.to(exact.device, **channels_last)
+    held = sum(x.nbytes for x in model.state_dict().values()) / 1e6
+    model = folded(model.to(exact.device, **channels_last))
     found = {}
     for split in ("validation", "test"):
         rows, what = _rows(manifest, split), f"predict {split}"
@@ -186,7 +188,6 @@ def _forward(
     one = exact.send(examples.batch(_rows(manifest, "test")[:1], 0))
     with torch.inference_mode():
         taken = latency.milliseconds(lambda: predict(one).cpu())
-    held = sum(x.nbytes for x in model.state_dict().values()) / 1e6
     serving = {"predict.milliseconds": taken, "predict.megabytes": round(held, 2)}
     return {split: logits.astype(np.float64) for split, logits in found.items()}, serving
 

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tasks.engine.fold import folded
 from tasks.engine.multi_layer import MultiLayer
 from tasks.errors import ThawlineError
 from tasks.problems.image_classification import architectures, heads, inputs
@@ -59,9 +60,9 @@ class Predictor:
             )
         self.classes: list[str] = self.record["classes"]
         self.device = torch.device(device)
-        self.model = _network(self.record)
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
-        self.model.eval().to(self.device)
+        model = _network(self.record)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.model = folded(model.to(self.device))
 
     def predict(self, images: Sequence[Image]) -> pd.DataFrame:
         """One row an image: `label`, `probability`, `error`, and `p_<class>` for each class.
