@@ -33,7 +33,9 @@ def folded(part: nn.Module) -> nn.Module:
             continue
         conv, norm = (made.get_submodule(str(each.target)) for each in (before, node))
         once = calls[before.target] == calls[node.target] == 1
-        if once and isinstance(conv, nn.Conv2d) and _folds(norm):
+        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if norm.running_mean is None:  # it takes those of the batch
+                continue
             made.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
             made.set_submodule(str(node.target), _rest(norm))
     return made
@@ -44,10 +46,6 @@ def _graph(model: nn.Module) -> fx.Graph | None:
         return Tracer().trace(model)
     except Exception:  # tracing runs the model's own code, which may raise anything
         return None
-
-
-def _folds(norm: nn.Module) -> bool:
-    return isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
 
 
 def _rest(norm: nn.Module) -> nn.Module:
