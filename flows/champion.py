@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flows import checkout as checkouts
 from flows import notice, past
-from tasks import challenge, params_file, promotion
+from tasks import params_file, promotion
 from tasks.claim import KEY
 from tasks.desk import Outcome
 from tasks.errors import ThawlineError
@@ -28,6 +28,8 @@ Answer = tuple[dict[str, Any], list[str]]  # for programs, and the lines for peo
 
 def ask_gate(project: Project, expected: int | None, approved: bool, reason: str) -> Answer:
     """Let the gate judge the challenger, and do what it says, or what a person says to that."""
+    from tasks import challenge  # heavy, and a rollback wants to be quick
+
     values = params_file.load(project.root)
     found, note = judge(project, values, expected)
     if found is None:
@@ -52,6 +54,8 @@ def judge(
 
     The judgement is None when the packaged model is champion already.
     """
+    from tasks import challenge
+
     data, note = None, []
     known = past.champion(project, values)
     if known is not None:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.project import QUIET, find
-from tasks import problems, redaction
+from flows.project import begin, find
+from tasks import problems
 from tasks.errors import ThawlineError
 
 app = typer.Typer(
@@ -37,9 +37,7 @@ out = Console()
 
 def main() -> None:
     """The console script."""
-    redaction.install()
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    begin()
     try:
         app(prog_name="thawline")  # wrong use: 2, Ctrl-C: 130
     except ThawlineError as error:

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from tasks import redaction
 from tasks.errors import ThawlineError
 from tasks.params_file import PARAMS_FILE
 from tasks.records import Project
@@ -19,6 +20,16 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
 }
+
+
+def begin() -> None:
+    """What each of our processes does first: telemetry off, secrets held back from what it prints.
+
+    Before MLflow and Prefect are imported, which read their variables then.
+    """
+    redaction.install()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def find(start: Path | None = None) -> Project:

@@ -89,13 +89,17 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
     import prefect.runner
 
     runner = prefect.runner.Runner(name=wanted.name)
-    identity = runner.add_deployment(deployment)
+    identity, former = runner.add_deployment(deployment), Schedule.read(project)
+    if former is not None and former.pid is not None and not former.served:
+        _close_dead(identity)
     known = Schedule(**{**asdict(wanted), "pid": os.getpid(), "started": started_at(os.getpid())})
     files.write_json(_path(project), asdict(known))
     console.print(f"deployment retrain/{wanted.name}: {known.line()}", highlight=False)
     _catch_up(project, params, known, identity, console)
     console.print("Ctrl-C ends it; the schedule is paused then", style="dim")
-    with watching(project, wanted.watch, lambda key: _start(identity, {}, key)):
+    with watching(
+        project, wanted.watch, lambda key: _start(identity, {}, f"{known.started} {key}")
+    ):
         asyncio.run(runner.start())
 
 
@@ -118,10 +122,25 @@ def _deployment(project: Project, wanted: Schedule) -> RunnerDeployment:
     return made
 
 
+def _close_dead(identity: Any) -> None:
+    """Runs whose process died with the former one that served them would stay as they are."""
+    from prefect import get_client
+    from prefect.client.schemas import filters
+    from prefect.states import Crashed
+
+    left = {"type": {"any_": ["PENDING", "RUNNING", "PAUSED"]}}
+    wanted = {"deployment_id": {"any_": [identity]}, "state": left}
+    message = "its process was killed; what a person is asked: thawline promote --approve"
+    with get_client(sync_client=True) as client:
+        chosen = filters.FlowRunFilter.model_validate(wanted)
+        for run in client.read_flow_runs(flow_run_filter=chosen):
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+
 def _catch_up(
     project: Project, params: Params, known: Schedule, identity: Any, console: Console
 ) -> None:
-    """Start what was due while nothing served the schedule: once, however much it was."""
+    """Start what was due while nothing served the schedule, or was killed: once, however much."""
     due = known.last_due(datetime.now(UTC))
     name = f"deployment {known.name}"
     last = claim.last_slot(promotion.entries(project, params), name)

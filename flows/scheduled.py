@@ -16,6 +16,8 @@ from prefect import flow, get_client, get_run_logger, runtime  # noqa: TID253
 from rich.console import Console
 
 from flows import champion
+from flows.process import die_with_parent
+from flows.project import begin
 from flows.retrain import Retrained, Trigger
 from flows.retrain import retrain as retrain_project
 from tasks import judgement
@@ -31,6 +33,8 @@ def retrain(project: str, force: bool = False, slot: str = "") -> Any:
     """Retrain the project in a folder; `slot`: the one that this run stands for, if not its own."""
     from prefect.states import Completed, Failed
 
+    begin()
+    die_with_parent()  # what serves the schedule, or a worker; the stages die with us
     at, log = Project(Path(project)), get_run_logger()
     trigger = _trigger(slot)
     if later := _later_slot(trigger.slot):

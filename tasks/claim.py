@@ -67,6 +67,6 @@ class Claim:
 
 
 def last_slot(entries: Sequence[Entry], deployment: str) -> str:
-    """The latest slot of a deployment that anything is known of; empty: none."""
-    known = [each.evidence.get(KEY) for each in entries]
+    """The latest slot of a deployment that came to an end; empty: none."""
+    known = [each.evidence.get(KEY) for each in entries if each.kind != BEGUN]
     return max((x["slot"] for x in known if x and x["deployment"] == deployment), default="")

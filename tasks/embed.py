@@ -156,8 +156,9 @@ def _embed(
 
     from tasks.engine import pooling
     from tasks.engine.ahead import ahead
+    from tasks.engine.fold import folded
 
-    parts: list[nn.Module] = [chain.part(a, b).eval() for a, b in pairwise([0, *stops])]
+    parts: list[nn.Module] = [folded(chain.part(a, b)) for a, b in pairwise([0, *stops])]
     pool = pooling.of(chain.model)
     arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
 

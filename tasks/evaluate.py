@@ -164,6 +164,7 @@ def _forward(
     import torch
 
     from tasks.engine import device
+    from tasks.engine.fold import folded
 
     plan = ThawPlan.read(project.thaw_plan)
     problem = tasks.problems.load(params.problem)
@@ -178,7 +179,8 @@ def _forward(
         views = problem.test_views(inputs, policy)
         return torch.stack([model(view) for view in views]).mean(0)
 
-    exact.host(model)
+    held = sum(x.nbytes for x in model.state_dict().values()) / 1e6
+    model = folded(exact.host(model))
     found = {}
     for split in ("validation", "test"):
         rows, what = _rows(manifest, split), f"predict {split}"
@@ -186,7 +188,6 @@ def _forward(
     one = exact.send(examples.batch(_rows(manifest, "test")[:1], 0))
     with torch.inference_mode():
         taken = latency.milliseconds(lambda: predict(one).cpu())
-    held = sum(x.nbytes for x in model.state_dict().values()) / 1e6
     serving = {"predict.milliseconds": taken, "predict.megabytes": round(held, 2)}
     return {split: logits.astype(np.float64) for split, logits in found.items()}, serving
 

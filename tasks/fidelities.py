@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import embed, freeze, retrain, ridge
+from tasks import embed, freeze, ridge, side_training
 from tasks.errors import ThawlineError
 from tasks.metrics import Ints
 from tasks.params import Params
@@ -89,7 +89,7 @@ class Ladder:
             "test": self.halves.confirm,
         }
         most = params.tune.max_drop if fidelity == "full" else None
-        found = retrain.run(
+        found = side_training.run(
             self.project,
             params,
             plan,

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import evidence, files, looks, metrics, retrain, versions
+from tasks import evidence, files, looks, metrics, side_training, versions
 from tasks.errors import DataError
 from tasks.metrics import Bootstrap, Ints
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.params import replace as changed
 from tasks.records import DataSummary, Project, ThawPlan, Tuning
-from tasks.retrain import Rows
+from tasks.side_training import Rows
 
 PREDICTIONS, RECORD = "predictions.parquet", "repeat.json"
 
@@ -166,7 +166,7 @@ def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
     path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
     if not path.exists():
         plan = ThawPlan.read(project.thaw_plan)
-        found = retrain.run(project, params, plan, settings, rows, what).logits.argmax(1)
+        found = side_training.run(project, params, plan, settings, rows, what).logits.argmax(1)
         with files.atomic(path) as temporary, temporary.open("wb") as file:
             np.save(file, found.astype(np.int64))
     return np.asarray(np.load(path))

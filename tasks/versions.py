@@ -18,14 +18,14 @@ CODE_FILE = "code.yaml"
 VERSIONS = {
     "prepare": 1,
     "augment": 4,
-    "embed": 4,
-    "select": 6,
+    "embed": 5,
+    "select": 7,
     "inspect": 2,
-    "freeze": 5,
-    "tune": 7,
-    "train": 5,
-    "repeat": 1,
-    "evaluate": 5,
+    "freeze": 6,
+    "tune": 8,
+    "train": 6,
+    "repeat": 2,
+    "evaluate": 6,
     "package": 4,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from flows.process import end_group
-from tasks import params_file
+from tasks import files, params_file
 from tasks.records import Project
 from tests import small_project as small
 from tests.small_project import CLASSES, succeed
@@ -151,3 +153,48 @@ def test_data_that_comes_in_starts_a_retraining_and_a_missed_slot_gives_way(
     assert {entry["evidence"]["retraining"]["deployment"] for entry in last[:1]} == {
         "deployment clothes"
     }
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_killed_retraining_leaves_no_process_and_is_taken_up_again(
+    first: First, tmp_path: Path
+) -> None:
+    copy = Project(tmp_path / "copy")
+    shutil.copytree(first.project.root, copy.root, symlinks=True)
+    changed = [f"prepare.data={json.dumps(str(first.grown))}", "retrain.min_examples=1"]
+    params_file.set_values(copy.root, [*changed, "train.checkpoint_seconds=0", "train.epochs=12"])
+
+    def steps() -> list[int]:
+        marks = copy.scratch.glob("checkpoints/*/step-*.json")
+        return [int(mark.stem.removeprefix("step-")) for mark in marks]
+
+    old = set(steps())
+    with running(copy, "ui", ready="Prefect: ") as told:
+        address = told.split()[1]
+
+        def states() -> list[str]:
+            found = ask(address, "flow_runs/filter", flows={"name": {"any_": ["retrain"]}})
+            return sorted(run["state"]["type"] for run in found)
+
+        with running(copy, "schedule", "--watch", "1", ready="deployment retrain/clothes"):
+            small.wait_until(lambda: bool(set(steps()) - old), 400)
+            serving = files.read_json(copy.scratch / "schedule.json")["pid"]
+            servers = {process.pid for process in small.processes_in(copy)} - family(serving)
+            os.kill(serving, signal.SIGKILL)
+            small.wait_until(
+                lambda: {process.pid for process in small.processes_in(copy)} <= servers, 30
+            )
+        assert states() == ["RUNNING"]
+        with running(copy, "schedule", "--watch", "1", ready="deployment retrain/clothes"):
+            small.wait_until(lambda: states() == ["COMPLETED", "CRASHED"], 600)
+    assert files.read_json(copy.models / "run.json")["resumed_from_step"] > 0
+    told = json.loads(succeed(copy.root, "thawline", "status", "--json"))["registry"]["ledger"]
+    kinds = [entry["kind"] for entry in told["last"]][:3]
+    assert kinds[0] in ("kept", "promotion") and kinds[1:] == ["retraining", "retraining"]
+
+
+def family(pid: int) -> set[int]:
+    """A process and all that it has started."""
+    parent = psutil.Process(pid)
+    return {pid, *(child.pid for child in parent.children(recursive=True))}

@@ -73,4 +73,4 @@ class Fresh:
         def inputs(chosen: Positions) -> Tensor:
             return self.prefix.examples.batch(self.rows[chosen], view)
 
-        yield from map(self.prefix.run, ahead(inputs, positions))
+        yield from self.prefix.run(ahead(inputs, positions))

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from tasks.engine import checkpoint, optimizer, schedule
 from tasks.engine.average import Average
+from tasks.engine.fold import folded
 from tasks.engine.network import Network, digest
 from tasks.engine.objective import Objective
 from tasks.engine.prefix import cpu_seconds
@@ -278,9 +279,7 @@ class PhaseRun:
 
     def _validate(self) -> tuple[float, float]:
         """Loss (with the same smoothing) and accuracy on the validation examples."""
-        model = self._judged().run(self.start)
-        modes = [(m, m.training) for m in model.modules()]
-        model.eval()
+        model = folded(self._judged().run(self.start))
         targets = self.data.validation_targets
         whole = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / VALIDATED))
         batches = self.ranks.share(whole)
@@ -292,8 +291,6 @@ class PhaseRun:
                 logits, wanted, label_smoothing=self.params.label_smoothing, reduction="sum"
             ).item()
             right += int((logits.argmax(1) == wanted).sum())
-        for module, mode in modes:
-            module.training = mode
         total, right = self.ranks.total(total, right)
         return total / len(targets), right / len(targets)
 

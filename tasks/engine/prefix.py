@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tasks import files
 from tasks.engine.ahead import ahead
 from tasks.engine.device import Compute
+from tasks.engine.fold import folded
 from tasks.engine.view_cache import View, ViewCache
 from tasks.problems import Examples
 from tasks.progress import Advance, progress
@@ -70,16 +71,19 @@ class Prefix:
             batches = self._batches(rows, view, start, lower, go)
             return replace(self.cache.write(key, len(rows), batches, cost), computed=before + 1)
 
-    def run(self, inputs: Tensor, start: int = 0) -> Tensor:
-        """The output for a batch at the line `start`, on the compute device."""
-        return self.compute.forward(nn.Sequential(*self.modules[start:]), self.compute.send(inputs))
+    def run(self, batches: Iterable[Tensor], start: int = 0) -> Iterator[Tensor]:
+        """The outputs for batches at the line `start`, on the compute device."""
+        network = folded(nn.Sequential(*self.modules[start:]))
+        for values in batches:
+            yield self.compute.forward(network, self.compute.send(values))
 
     def error(self, rows: Rows, view: int) -> float:
         """How far the precision is off: the relative error of a batch against the same layers in
         float32, as the device computes that (a GPU's convolutions in TF32)."""
         inputs = self.examples.batch(rows[: self.batch_size], view)
         exact = replace(self.compute, dtype=torch.float32)
-        kept, wanted = self.run(inputs).float(), replace(self, compute=exact).run(inputs)
+        [kept], [wanted] = self.run([inputs]), replace(self, compute=exact).run([inputs])
+        kept = kept.float()
         return float((kept - wanted).norm() / wanted.norm().clamp_min(1e-12))
 
     def _batches(
@@ -91,8 +95,8 @@ class Prefix:
                 return lower.batch(begin, end)
             return self.examples.batch(rows[begin:end], view)
 
-        for values in ahead(inputs, range(0, len(rows), self.batch_size)):
-            yield self.run(values, start)
+        for values in self.run(ahead(inputs, range(0, len(rows), self.batch_size)), start):
+            yield values
             go(len(values))
 
     def _start(self, rows: Rows, view: int) -> tuple[int, View | None]:

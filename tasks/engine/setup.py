@@ -21,6 +21,7 @@ from tasks import files, versions
 from tasks.engine import depthwise, heads, low_rank, multi_layer, pooling, stochastic_depth
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
+from tasks.engine.fold import folded
 from tasks.engine.loop import Trainer
 from tasks.engine.memory import mapped
 from tasks.engine.network import Network, digest
@@ -35,7 +36,7 @@ from tasks.params import Params, TrainParams
 from tasks.problems import Backbone, Examples
 from tasks.records import DataSummary, Phase, Project, ThawPlan, ViewPolicy
 
-PREFIX_VERSION = 1  # raise it when the same frozen part would give other numbers
+PREFIX_VERSION = 2  # raise it when the same frozen part would give other numbers
 
 
 @dataclass
@@ -218,7 +219,7 @@ class Setup:
     def predicted(self) -> npt.NDArray[np.int64]:
         """The class that the network, as it is, gives each validation example, [n]."""
         last = len(self.plan.phases) - 1
-        suffix = self.network.run(self._line(self.plan.phases[last]))
+        suffix = folded(self.network.run(self._line(self.plan.phases[last])))
         size = self.params.embed.batch_size
         order = np.arange(len(self.targets["validation"]))
         batches = [order[i : i + size] for i in range(0, len(order), size)]

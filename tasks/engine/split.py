@@ -24,7 +24,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _ATOMS = (*NORMS, nn.Linear, nn.modules.conv._ConvNd)
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Keeps whole what must not be traced through: its behaviour depends on train or eval mode,
     or it says `kept_whole`, as a block may that computes in a way that depends on its input."""
 
@@ -81,7 +81,7 @@ def cut(model: nn.Module, head: str) -> tuple[fx.Graph, list[fx.Node], list[str]
     Raises `ThawlineError` when the network cannot be traced.
     """
     try:
-        graph = _Tracer().trace(model)
+        graph = Tracer().trace(model)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         raise ThawlineError(
             f"{type(model).__name__} cannot be cut into layers ({error}); choose another backbone"

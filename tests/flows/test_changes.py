@@ -110,3 +110,23 @@ def test_a_champion_of_unknown_data_is_told(tmp_path: Path) -> None:
     assert found.backbone == trained_project.BACKBONE
     with pytest.raises(ThawlineError, match=r"the data of version 1, the champion, is not known"):
         changes.since(project, params, found)
+
+
+def test_an_import_is_brought_up_to_its_source(tmp_path: Path) -> None:
+    project, source = make_project(tmp_path / "project", dvc=DVC), tmp_path / "source.txt"
+    source.write_text("first\n")
+    (project.root / "data/raw.txt").unlink()
+    with repository.opened(project) as repo:
+        repo.imp_url(str(source), out="data/raw.txt")
+        assert repository.update_imports(repo) == []
+    source.write_text("second\n")
+    with repository.opened(project) as repo:
+        assert repository.update_imports(repo) == ["data/raw.txt"]
+        assert (project.root / "data/raw.txt").read_text() == "second\n"
+        assert repository.update_imports(repo) == []
+    source.unlink()
+    with (
+        repository.opened(project) as repo,
+        pytest.raises(ThawlineError, match=r"data/raw\.txt cannot be brought up to its source"),
+    ):
+        repository.update_imports(repo)

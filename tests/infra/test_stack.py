@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -21,7 +22,9 @@ from filelock import FileLock
 
 from infra import stack
 from infra.postgres import Cluster
+from tasks import params_file
 from tasks.errors import ThawlineError
+from tests import small_project as small
 
 ROOT = Path(__file__).parents[2]
 
@@ -224,3 +227,42 @@ def test_what_a_killed_stack_has_left_is_ended_by_the_next(open_folder: Path) ->
     with running(folder, *ports) as exports:
         assert all(not process.is_running() for process in left)
         assert stack.worker_online(exports["PREFECT_API_URL"])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_run_ends_though_its_servers_are_away_for_a_while(
+    open_folder: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    """While it trains, MLflow's server stands still for two minutes, and PostgreSQL restarts."""
+    from mlflow import MlflowClient
+
+    data, _ = small.draw(tmp_path)
+    project = small.new(tmp_path / "project", data)
+    backbone = ["embed.backbones=[mobilenet_v2]", "train.epochs=4"]
+    params_file.set_values(project.root, backbone)
+    folder = open_folder / "stack"
+    with running(folder, free_port(), free_port()) as exports:
+        log = (tmp_path / "run.log").open("w")
+        run = subprocess.Popen(
+            [Path(sys.executable).parent / "thawline", "run"],
+            cwd=project.root,
+            env=small.environment(**exports),
+            stdout=log,
+            stderr=log,
+        )
+        marks = project.scratch / "checkpoints"
+        stack.wait_until(lambda: any(marks.glob("*/step-*")), "the training", 400)
+        servers = [p for p in marked(folder) if "mlflow" in " ".join(p.cmdline())]
+        for server in servers:
+            server.suspend()
+        threading.Timer(120, lambda: [server.resume() for server in servers]).start()
+        there = Cluster(folder / "postgres")
+        there._run("pg_ctl", "-D", str(there.data), "-m", "fast", "-w", "restart")
+        assert run.wait(900) == 0, (tmp_path / "run.log").read_text()
+        client = MlflowClient(exports["MLFLOW_TRACKING_URI"])
+        version = client.get_model_version_by_alias("clothes", "champion")
+        points = client.get_metric_history(str(version.run_id), "validation_loss")
+        assert sorted(point.step for point in points) == [0, 1, 2, 3]
+        (flow,) = prefect_says(exports["PREFECT_API_URL"], "flow_runs/filter", {})
+        assert flow["state"]["type"] == "COMPLETED"

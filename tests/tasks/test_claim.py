@@ -49,6 +49,7 @@ def test_what_was_judged_is_not_judged_every_night_again() -> None:
 
 def test_the_last_slot_is_that_of_the_deployment() -> None:
     entries = [entry(SKIPPED), entry(KEPT, replace(CLAIM, deployment="x", slot="2027"))]
+    entries.append(entry(BEGUN, replace(CLAIM, slot="2028")))  # killed: to be caught up
     assert last_slot(entries, "nightly") == CLAIM.slot
     assert last_slot(entries, "nobody") == ""
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import augment, compare, embed, freeze, repeat, retrain, select, tune
+from tasks import augment, compare, embed, freeze, repeat, select, side_training, tune
 from tasks.errors import DataError
 from tasks.params import Params
 from tasks.records import Project
@@ -73,15 +73,15 @@ def test_more_folds_than_examples_of_a_class_are_refused(project: Project) -> No
 
 def test_a_kill_loses_one_repeat(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     params, trained = settings(folds=2), []
-    real = retrain.run
+    real = side_training.run
 
-    def counted(*arguments: object) -> retrain.Retrained:
+    def counted(*arguments: object) -> side_training.SideTraining:
         trained.append(arguments[-1])
         if len(trained) == 2:
             raise SystemExit
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(retrain, "run", counted)
+    monkeypatch.setattr(side_training, "run", counted)
     with pytest.raises(SystemExit):
         repeat.run(project, params)
     repeat.run(project, params)

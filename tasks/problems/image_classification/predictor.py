@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tasks import packaged
+from tasks.engine.fold import folded
 from tasks.engine.multi_layer import MultiLayer
 from tasks.problems.image_classification import architectures, heads
 from tasks.problems.image_classification import inputs as views
@@ -51,9 +52,9 @@ class Predictor:
         self.digest, self.record = packaged.opened(folder)
         self.classes: list[str] = self.record["classes"]
         self.device = torch.device(device)
-        self.model = _network(self.record)
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
-        self.model.eval().to(self.device)
+        model = _network(self.record)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.model = folded(model.to(self.device))
 
     def predict(self, inputs: Sequence[Image]) -> pd.DataFrame:
         """One row an image: `label`, `probability`, `error`, and `p_<class>` for each class.

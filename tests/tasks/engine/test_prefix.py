@@ -68,7 +68,7 @@ def test_what_is_kept_is_what_was_computed(tmp_path: Path, dtype: torch.dtype, l
     made = prefix(tmp_path, dtype).below(line)
     kept = made.keep(ROWS, 1)
     batches = [made.examples.batch(ROWS[i : i + 8], 1) for i in range(0, 40, 8)]
-    again = torch.cat([made.run(batch) for batch in batches])
+    again = torch.cat(list(made.run(batches)))
     assert kept.values.dtype == again.dtype and kept.computed == 1
     assert torch.equal(kept.values, again)
 
@@ -79,7 +79,7 @@ def test_it_starts_from_a_lower_line_with_the_same_bits(tmp_path: Path, dtype: t
     made = prefix(tmp_path / "lower", dtype)
     lower = made.below(2).keep(ROWS, 1)
     assert asked(made) == 40
-    first = made.below(1).run(made.examples.batch(ROWS[:8], 1))
+    [first] = made.below(1).run([made.examples.batch(ROWS[:8], 1)])
     assert made.below(1).keep(ROWS, 1).batch(0, 8).stride() == first.stride()
     made.examples.asked = 0  # type: ignore[attr-defined]
     kept = made.keep(ROWS, 1)
@@ -97,12 +97,13 @@ def test_a_batch_is_laid_out_as_it_was_computed(tmp_path: Path) -> None:
     modules = [parts.part(i, i + 1) for i in range(len(parts.layers) - 1)]
     layers = [layer.name for layer in parts.layers[:-1]]
     made = replace(prefix(tmp_path), modules=modules, layers=layers)
-    whole = made.run(images)
-    lower = made.below(2).run(images)
+    [whole] = made.run([images])
+    [lower] = made.below(2).run([images])
     kept = ViewCache(tmp_path, 10**9).write(
         "x", 8, [lower], lambda: {"seconds": 0, "cpu_seconds": 0}
     )
-    assert torch.equal(made.run(kept.batch(0, 8), 2), whole)
+    [again] = made.run([kept.batch(0, 8)], 2)
+    assert torch.equal(again, whole)
 
 
 def test_it_starts_from_the_highest_line_that_has_the_view_whole(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tasks import augment, embed, files, freeze, race, select, versions
 from tasks.engine import view_cache
 from tasks.engine.feeds import Kept, Refreshed
+from tasks.engine.fold import folded
 from tasks.engine.setup import Setup
 from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
@@ -199,5 +200,5 @@ def test_the_old_predictions_start_from_the_thaw_line(project: Project) -> None:
     assert data.old is not None and isinstance(data.old.train, Kept)
     assert setup.old is not None
     inputs = setup.examples.batch(setup.rows["train"][:8], 1)
-    logits = setup.old.run(0)(inputs)
+    logits = folded(setup.old.run(0))(inputs)
     assert torch.equal(data.old.train.views[0][:8], logits)

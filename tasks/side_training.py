@@ -22,7 +22,7 @@ Rows = dict[str, Ints]  # `train`, `validation`, `test` → manifest rows
 
 
 @dataclass(frozen=True)
-class Retrained:
+class SideTraining:
     """The best epoch on validation, and what that network says of other rows."""
 
     loss: float  # on validation
@@ -41,7 +41,7 @@ def run(
     *,
     measure_drop: bool = False,
     alone: bool = True,
-) -> Retrained:
+) -> SideTraining:
     """Train by a plan on some rows of a project, with the seed of `params` for all that is drawn;
     `what` it is, for the progress bar. `alone`: no other process writes to the cache.
 
@@ -78,7 +78,7 @@ def run(
 
     size = params.embed.batch_size
     logits = linear_probes.outputs(predict, setup.examples, rows["test"], size, exact, what)
-    return Retrained(best["validation_loss"], best["validation_accuracy"], logits, drop)
+    return SideTraining(best["validation_loss"], best["validation_accuracy"], logits, drop)
 
 
 def _learn_from(setup: Setup, rows: Rows) -> None:
