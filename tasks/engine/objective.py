@@ -79,9 +79,10 @@ class Objective:
 
         Mixup (Zhang et al., ICLR 2018, arXiv:1710.09412) or CutMix (Yun et al., ICCV 2019,
         arXiv:1905.04899), of pixels or of what the frozen part makes of them (manifold mixup,
-        Verma et al., ICML 2019, arXiv:1806.05236). Draws from torch's generator.
+        Verma et al., ICML 2019, arXiv:1806.05236). Whole numbers, such as those of tokens, are no
+        quantities, and stay. Draws from torch's generator.
         """
-        if self.params.mix == "none":
+        if self.params.mix == "none" or not inputs.is_floating_point():
             return inputs, targets, before
         alpha = torch.tensor(self.params.mix_alpha)
         share = float(torch.distributions.Beta(alpha, alpha, validate_args=False).sample())

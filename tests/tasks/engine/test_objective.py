@@ -70,6 +70,13 @@ def test_mixup_mixes_examples_and_targets_in_the_same_shares(shape: tuple[int, .
     assert torch.allclose(shares.sum(0), torch.tensor([1.0, 1.0, 2.0]))
 
 
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_numbers_of_tokens_are_not_mixed(mix: str) -> None:
+    tokens, targets = torch.arange(12).view(4, 3), torch.tensor([0, 1, 2, 2])
+    mixed, wanted, _ = objective(mix=mix, mix_alpha=1.0).mixed(tokens, targets)
+    assert torch.equal(mixed, tokens) and torch.equal(wanted, targets)
+
+
 def test_cutmix_pastes_a_box_and_shares_by_its_area() -> None:
     torch.manual_seed(1)
     inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 8, 8)
