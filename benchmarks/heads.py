@@ -26,7 +26,7 @@ from benchmarks import projects
 from benchmarks.arms.data import BACKBONE, COMMON
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.results_file import ROOT, Results
-from tasks import fidelities, params_file, retrain, search
+from tasks import fidelities, params_file, search, side_training
 from tasks.params import Params, SearchRange, get
 from tasks.records import Project, ThawPlan
 from tasks.search import Judged, Search
@@ -107,7 +107,9 @@ def everything(project: Project, halves: fidelities.Halves) -> float:
     params = params_file.load(project.root)
     rows = {"train": halves.train, "validation": halves.search, "test": halves.confirm}
     begun = time.process_time()
-    retrain.run(project, params, ThawPlan.read(project.thaw_plan), params.train, rows, "the rest")
+    side_training.run(
+        project, params, ThawPlan.read(project.thaw_plan), params.train, rows, "the rest"
+    )
     spent = time.process_time() - begun
     projects.restore(project.root)
     return spent
