@@ -1,0 +1,78 @@
+"""Data sets, weights and recipes that are known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.console import app, out
+from flows.project import find
+from tasks import problems
+from tasks.errors import ThawlineError
+
+PANEL = "Library"  # of --help
+
+
+@app.command(rich_help_panel=PANEL)
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set; none: list them.")] = None,
+) -> None:
+    """Bring a known data set into data/ of the project (or of this folder), or list them.
+
+    It comes from its system package's folder, else by download; else you are told what to install.
+
+    Example: thawline data fashion_mnist
+    """
+    from tasks import catalogue
+
+    if name is None:
+        known = catalogue.known_data()
+        _list({key: f"{entry.title} ({entry.licence})" for key, entry in known.items()})
+        return
+    try:
+        root = find().root
+    except ThawlineError:
+        root = Path.cwd()
+    print(catalogue.fetch_data(name, root))
+
+
+@app.command(rich_help_panel=PANEL)
+def weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Backbones; none: list them.")] = None,
+    problem: Annotated[str, typer.Option(help="What the backbones are for.")] = problems.DEFAULT,
+) -> None:
+    """Fetch weights of backbones ahead of time, or list those known by checksum.
+
+    Example: thawline weights mobilenet_v2
+    """
+    from tasks import catalogue
+
+    if not names:
+        known = catalogue.known_weights()
+        _list({key: f"{entry.title} ({entry.licence})" for key, entry in known.items()})
+    if names:
+        for name in names:
+            print(problems.load(problem).fetch(name))
+
+
+@app.command(rich_help_panel=PANEL)
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe; none: list them.")] = None,
+) -> None:
+    """Show what a recipe writes into params.yaml (thawline run --recipe NAME), or list them.
+
+    Example: thawline recipes long
+    """
+    from tasks import recipes as known
+
+    if name is None:
+        _list({each: known.purpose(each) for each in known.names()})
+    else:
+        print(known.text(name), end="")
+
+
+def _list(entries: dict[str, str]) -> None:
+    for name, text in entries.items():
+        out.print(f"{name}: {text}", highlight=False, soft_wrap=True, markup=False)
