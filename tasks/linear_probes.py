@@ -72,14 +72,14 @@ def _up_to_deepest(project: Project, backbone: Backbone, examples: Examples) -> 
     from torch import nn
 
     from tasks.engine import pooling
+    from tasks.engine.fold import folded
     from tasks.engine.split import chain
 
     embedding = Embedding.read(project.features(backbone.name) / "embedding.json")
     example = examples.batch(np.zeros(1, np.int64), 0)
     cut = chain(backbone.model.eval(), backbone.head, example)
-    return nn.Sequential(
-        cut.part(0, cut.index(embedding.deepest) + 1), pooling.of(cut.model)
-    ).eval()
+    frozen = folded(cut.part(0, cut.index(embedding.deepest) + 1))
+    return nn.Sequential(frozen, pooling.of(cut.model)).eval()
 
 
 def outputs(
