@@ -1,0 +1,128 @@
+"""The table, the checks and the plot of a fortnight."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import plots
+from tasks.gate import paired
+
+CONFIDENCE = 0.95
+COLOURS = {"sealed": "tab:blue", "shifted": "tab:orange"}
+
+Days = Sequence[dict[str, Any]]
+Answers = Mapping[int, Mapping[str, npt.NDArray[np.bool_]]]  # version → images → right answers
+
+
+def worse(days: Days, answers: Answers) -> list[dict[str, Any]]:
+    """Each champion and each that came after, and whether accuracy was lost beyond chance: exact
+    McNemar."""
+    found = []
+    champions = dict.fromkeys(day["champion"] for day in days if day["champion"])
+    for old, new in itertools.combinations(champions, 2):
+        for name, before in answers[old].items():
+            after = answers[new][name]
+            gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+            p = float(paired.p_values(lost, gained))
+            told = {"from": old, "to": new, "images": name, "gained": gained, "lost": lost, "p": p}
+            found.append({**told, "worse": p <= (1 - CONFIDENCE) / 2})
+    return found
+
+
+def lines(values: dict[str, Any]) -> list[str]:
+    days, sizes = values["days"], values["sealed"]
+    right = sum(day["right"] for day in days)
+    seconds = [day["seconds"] for day in days]
+    settings = ", ".join(f"`{key}: {value}`" for key, value in values["settings"].items())
+    told = [
+        f"The servers of `make stack`, a project by `thawline new` with {settings} (`promote` and "
+        f"`retrain` as they come), `thawline schedule --cron '{values['cron']}'`. A version of the "
+        "data arrives once no run is at work; the next slot takes it. *To learn from*: images to "
+        f"train and validate on, once copies are left out. *Sealed*: {sizes['sealed']:,} official "
+        "test images that no version holds; *shifted*: the same through the other camera. "
+        "Intervals: Wilson, 95 %. *Seconds*: of the flow run.",
+        "",
+        "| day | what came | to learn from | `changes` | outcome | champion | sealed | shifted | "
+        "seconds | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for number, day in enumerate(days, 1):
+        shown = [accuracy(day, name, sizes[name]) for name in sizes]
+        told.append(
+            f"| {number} | {day['what']} | {day['learned']:,} | {_short(day['changes'])} | "
+            f"{day['outcome']} | {day['champion'] or '-'} | {' | '.join(shown)} | "
+            f"{day['seconds']:.0f} | {'right' if day['right'] else '**wrong**'} |"
+        )
+    told += ["", f"{right} of {len(days)} days right.", ""]
+    told += [*_gate(days), "", *_changes(values["worse"]), ""]
+    whole = "whole" if values["whole"] else "**not whole**"
+    told += [f"The ledger's chain is {whole}. Its entries:", ""]
+    told += [*map(_as_text, values["ledger"]), ""]
+    told.append(
+        f"All of it took {values['seconds'] / 60:.0f} minutes, the flow runs "
+        f"{sum(seconds) / 60:.0f}; the longest {max(seconds):.0f} seconds."
+    )
+    return told
+
+
+def accuracy(day: dict[str, Any], name: str, count: int) -> str:
+    """`84.1 (83.4–84.8)`, in percent."""
+    if name not in day["hits"]:
+        return "-"
+    value, low, high = interval(day["hits"][name], count)
+    return f"{100 * value:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def interval(hits: int, count: int) -> tuple[float, float, float]:
+    """A share with the ends of its interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
+    return hits / count, float(ends.low), float(ends.high)
+
+
+def plot(values: dict[str, Any], path: Path) -> list[str]:
+    """Accuracy of the champion by day; returns the line that shows it."""
+    days = [(i, day) for i, day in enumerate(values["days"], 1) if day["champion"]]
+    with plots.drawn(path) as [axis]:
+        for name, count in values["sealed"].items():
+            found = 100 * np.array([interval(day["hits"][name], count) for _, day in days])
+            middle, low, high = found.T
+            spans = [middle - low, high - middle]
+            axis.errorbar([i for i, _ in days], middle, spans, fmt="o-", color=COLOURS[name],
+                          label=name, capsize=3)  # fmt: skip
+        axis.set(xlabel="day", ylabel="accuracy of the champion, %")
+        axis.set_xticks([i for i, _ in days])
+        axis.legend()
+    return [f"![Accuracy of the champion by day]({path.name})"]
+
+
+def _gate(days: Days) -> list[str]:
+    told = [f"- day {i}: {_as_text(day['gate'])}" for i, day in enumerate(days, 1) if day["gate"]]
+    return ["What the gate said:", "", *told] if told else []
+
+
+def _changes(found: list[dict[str, Any]]) -> list[str]:
+    told = [
+        f"- {each['from']} → {each['to']}, {each['images']}: {each['gained']:,} answers gained, "
+        f"{each['lost']:,} lost" + ("; **worse beyond chance**" if each["worse"] else "")
+        for each in found
+    ]
+    lost = sum(each["worse"] for each in found)
+    verdict = f"**{lost} were worse beyond chance**" if lost else "none was worse beyond chance"
+    return [f"Changes of champion, on what no version holds ({verdict}):", "", *told]
+
+
+def _short(sentence: str) -> str:
+    """The first reason alone."""
+    return _as_text(sentence.split("; ")[0].rstrip("."))
+
+
+def _as_text(sentence: str) -> str:
+    return sentence.replace("|", "\\|").replace("*", "\\*")
