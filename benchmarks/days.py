@@ -30,10 +30,10 @@ class Sizes:
     """Images of each arrival that are to be learned from, and of its test part."""
 
     first: tuple[int, int] = (300, 4_000)
-    more: tuple[int, int] = (1_200, 400)
-    again: tuple[int, int] = (1_200, 400)  # comes with wrong labels first
-    beside: tuple[int, int] = (1_300, 0)  # with the repair of those
-    shifted: tuple[int, int] = (1_000, 500)
+    more: tuple[int, int] = (900, 400)
+    again: tuple[int, int] = (900, 400)  # comes with wrong labels first
+    beside: tuple[int, int] = (900, 0)  # with the repair of those
+    shifted: tuple[int, int] = (800, 500)
     few: tuple[int, int] = (12, 3)
     copies: int = 400
 

@@ -59,7 +59,7 @@ def lines(values: dict[str, Any]) -> list[str]:
             f"{day['outcome']} | {day['champion'] or '-'} | {' | '.join(shown)} | "
             f"{day['seconds']:.0f} | {'right' if day['right'] else '**wrong**'} |"
         )
-    told += ["", f"{right} of {len(days)} days right.", ""]
+    told += ["", f"{right} of {len(days)} days right.", *filter(None, map(_copies, days)), ""]
     told += [*_gate(days), "", *_changes(values["worse"]), ""]
     whole = "whole" if values["whole"] else "**not whole**"
     told += [f"The ledger's chain is {whole}. Its entries:", ""]
@@ -101,6 +101,13 @@ def plot(values: dict[str, Any], path: Path) -> list[str]:
         axis.set_xticks([i for i, _ in days])
         axis.legend()
     return [f"![Accuracy of the champion by day]({path.name})"]
+
+
+def _copies(day: dict[str, Any]) -> str:
+    """How many copies of test images got among the images to learn from, where some were sown."""
+    if not day["planted"]:
+        return ""
+    return f"Of {day['planted']:,} copies of test images, {day['leaked']:,} were learned from."
 
 
 def _gate(days: Days) -> list[str]:
