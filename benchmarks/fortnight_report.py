@@ -41,8 +41,8 @@ def lines(values: dict[str, Any]) -> list[str]:
     seconds = [day["seconds"] for day in days]
     settings = ", ".join(f"`{key}: {value}`" for key, value in values["settings"].items())
     told = [
-        f"The servers of `make stack`, a project by `thawline new` with {settings} (`promote` and "
-        f"`retrain` as they come), `thawline schedule --cron '{values['cron']}'`. A version of the "
+        f"The servers of `make stack`, a project by `thawline new` with {settings} (the rest "
+        f"of `promote` and `retrain` as it comes), `thawline schedule --cron '{values['cron']}'`. A version of the "
         "data arrives once no run is at work; the next slot takes it. *To learn from*: images to "
         f"train and validate on, once copies are left out. *Sealed*: {sizes['sealed']:,} official "
         "test images that no version holds; *shifted*: the same through the other camera. "
