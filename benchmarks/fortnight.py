@@ -1,6 +1,6 @@
 """A project that retrains by itself: ten versions of its data arrive, a day each.
 
-    .venv/bin/python -m benchmarks.fortnight            # about 30 minutes on one core of a busy machine
+    .venv/bin/python -m benchmarks.fortnight            # about 30 minutes on a busy core
     .venv/bin/python -m benchmarks.fortnight --quick    # the first days in small, 6 minutes
 
 The servers of `make stack`, `thawline new`, `thawline schedule`; a cron schedule is all that asks

@@ -42,8 +42,8 @@ def lines(values: dict[str, Any]) -> list[str]:
     settings = ", ".join(f"`{key}: {value}`" for key, value in values["settings"].items())
     told = [
         f"The servers of `make stack`, a project by `thawline new` with {settings} (the rest "
-        f"of `promote` and `retrain` as it comes), `thawline schedule --cron '{values['cron']}'`. A version of the "
-        "data arrives once no run is at work; the next slot takes it. *To learn from*: images to "
+        f"of `promote` and `retrain` as it comes), `thawline schedule --cron '{values['cron']}'`. A "
+        "version of the data arrives once no run is at work; the next slot takes it. *To learn from*: images to "
         f"train and validate on, once copies are left out. *Sealed*: {sizes['sealed']:,} official "
         "test images that no version holds; *shifted*: the same through the other camera. "
         "Intervals: Wilson, 95 %. *Seconds*: of the flow run.",
