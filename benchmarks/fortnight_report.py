@@ -41,12 +41,13 @@ def lines(values: dict[str, Any]) -> list[str]:
     seconds = [day["seconds"] for day in days]
     settings = ", ".join(f"`{key}: {value}`" for key, value in values["settings"].items())
     told = [
-        f"The servers of `make stack`, a project by `thawline new` with {settings} (the rest "
-        f"of `promote` and `retrain` as it comes), `thawline schedule --cron '{values['cron']}'`. A "
-        "version of the data arrives once no run is at work; the next slot takes it. *To learn from*: images to "
-        f"train and validate on, once copies are left out. *Sealed*: {sizes['sealed']:,} official "
-        "test images that no version holds; *shifted*: the same through the other camera. "
-        "Intervals: Wilson, 95 %. *Seconds*: of the flow run.",
+        f"The servers of `make stack`, a project by `thawline new` with {settings} (the rest of "
+        "`promote` and `retrain` as it comes), `thawline schedule --cron "
+        f"'{values['cron']}'`. A version of the data arrives once no run is at work; the next "
+        "slot takes it. *To learn from*: images to train and validate on, once copies are left "
+        f"out. *Sealed*: {sizes['sealed']:,} official test images that no version holds; "
+        "*shifted*: the same through the other camera. Intervals: Wilson, 95 %. *Seconds*: of "
+        "the flow run.",
         "",
         "| day | what came | to learn from | `changes` | outcome | champion | sealed | shifted | "
         "seconds | |",
