@@ -6,8 +6,10 @@
 The servers of `make stack`, `thawline new`, `thawline schedule`; a cron schedule is all that asks
 for a retraining. The days stand in `benchmarks/days.py`, each with the outcomes that are right.
 After each, the champion is asked about official test images that no version of the data holds, as
-they are and through a shifted camera. Writes fortnight.json, .md and .svg into benchmarks/results
-(with --quick into --work). Nothing is kept of a run that was stopped.
+they are and through a shifted camera; so is a challenger that was kept out. Where the gate kept one
+out that was expected to be promoted, it is right if the sealed images show a class that loses more
+than `promote.class_margin`, beyond chance. Writes fortnight.json, .md and .svg into
+benchmarks/results (with --quick into --work). Nothing is kept of a run that was stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from benchmarks.options import benchmark_parser, parsed
 from benchmarks.results_file import Results
 from flows.project import QUIET
 from tasks import catalogue, files, params_file, predict, promotion
-from tasks.ledger import CHAMPION, FIRST, KEPT, PROMOTION, SKIPPED, Entry
+from tasks.ledger import KEPT, Entry
 from tasks.ledger import champion as champion_by
 from tasks.records import SPLITS, DataSummary, Project
 
@@ -79,19 +81,23 @@ class Fortnight:
         self.deployment.wait_until_idle(LIMIT_SECONDS)
         entries = self._ledger()
         new, champion = entries[before:], champion_by(entries)
-        found = outcome(new, run["state"])
+        found = fortnight_report.outcome(new, run["state"])
         hits = self._judged(champion) if champion else {}
+        refused = self._refused(new, champion)
         images = learned(self.project)
         leaked = max(0, images - self.learned) if day.planted else 0
         self.learned = images
         return {
             "what": day.what,
             "outcome": found,
-            "right": found in day.right and not leaked,
+            "right": (found in day.right or bool(refused and refused["no_chance"])) and not leaked,
+            "refused": refused,
             "leaked": leaked,
             "expected": list(day.right),
-            "changes": next((x for e in new if (x := _advice(e))), run["state"]["message"]),
-            "gate": next((x for e in reversed(new) if (x := _verdict(e))), ""),
+            "changes": next(
+                (x for e in new if (x := fortnight_report.advice(e))), run["state"]["message"]
+            ),
+            "gate": next((x for e in reversed(new) if (x := fortnight_report.verdict(e))), ""),
             "champion": champion,
             "hits": {name: int(right.sum()) for name, right in hits.items()},
             "learned": images,
@@ -102,6 +108,19 @@ class Fortnight:
 
     def _ledger(self) -> list[Entry]:
         return promotion.entries(self.project, params_file.load(self.project.root))
+
+    def _refused(self, new: list[Entry], champion: int | None) -> dict[str, Any] | None:
+        """A challenger that was kept out, as the sealed images see it."""
+        kept = [
+            e.evidence["challenger"] for e in new if e.kind == KEPT and fortnight_report.verdict(e)
+        ]
+        if not kept or champion is None:
+            return None
+        before, after = (self._judged(version)["sealed"] for version in (champion, kept[-1]))
+        labels = self.sealed["sealed"]["label"].to_numpy(object)
+        margin = params_file.load(self.project.root).promote.class_margin
+        told = fortnight_report.worst_class(before, after, labels, margin)
+        return {"version": kept[-1], "hits": int(after.sum()), **told}
 
     def _judged(self, version: int) -> dict[str, Hits]:
         if version not in self.answers:
@@ -160,7 +179,7 @@ def lived(
     return {
         "days": told,
         "worse": fortnight_report.worse(told, here.answers),
-        "ledger": [line(entry) for entry in entries],
+        "ledger": [fortnight_report.line(entry) for entry in entries],
         "whole": whole["whole"],
         "sealed": {name: len(rows) for name, rows in sealed.items()},
         "settings": SETTINGS,
@@ -179,21 +198,6 @@ def made(folder: Path, data: Path) -> Project:
     return Project(folder)
 
 
-def outcome(new: list[Entry], state: dict[str, Any]) -> str:
-    """What came of a slot, by its entries in the ledger and the state of its run."""
-    kinds = {entry.kind: entry for entry in new if entry.alias == CHAMPION}
-    if FIRST in kinds:
-        return "first champion"
-    if PROMOTION in kinds:
-        return "promoted"
-    if KEPT in kinds:
-        verdict = kinds[KEPT].evidence.get("verdict") or {}
-        return "undecided" if verdict.get("decision") == "undecided" else "kept"
-    if state["type"] != "COMPLETED":
-        return "failed"
-    return "skipped" if SKIPPED in kinds else "nothing"
-
-
 def learned(project: Project) -> int:
     """Images to train and validate on, in the prepared data."""
     counts = DataSummary.read(project.summary).counts
@@ -203,21 +207,6 @@ def learned(project: Project) -> int:
 def write(rows: pd.DataFrame, path: Path) -> None:
     with files.atomic(path) as temporary:
         rows.to_parquet(temporary, index=False)
-
-
-def line(entry: Entry) -> str:
-    """One entry for people, without who and where."""
-    told = _verdict(entry) or entry.reason
-    moved = f"{entry.from_version or '-'} → {entry.to_version or '-'}"
-    return f"{entry.number}. {entry.kind}, {moved}" + (f": {told}" if told else "")
-
-
-def _advice(entry: Entry) -> str:
-    return str(entry.evidence.get("decision", {}).get("sentence", ""))
-
-
-def _verdict(entry: Entry) -> str:
-    return str((entry.evidence.get("verdict") or {}).get("sentence", ""))
 
 
 def _thawline(folder: Path, *arguments: str) -> str:

@@ -12,12 +12,46 @@ import numpy.typing as npt
 
 from benchmarks import plots
 from tasks.gate import paired
+from tasks.ledger import CHAMPION, FIRST, KEPT, PROMOTION, SKIPPED, Entry
 
 CONFIDENCE = 0.95
 COLOURS = {"sealed": "tab:blue", "shifted": "tab:orange"}
 
 Days = Sequence[dict[str, Any]]
-Answers = Mapping[int, Mapping[str, npt.NDArray[np.bool_]]]  # version → images → right answers
+Flags = npt.NDArray[np.bool_]  # [n], which answers are right
+Answers = Mapping[int, Mapping[str, Flags]]  # version → images → right answers
+
+
+def outcome(new: list[Entry], state: dict[str, Any]) -> str:
+    """What came of a slot, by its entries in the ledger and the state of its run."""
+    kinds = {entry.kind: entry for entry in new if entry.alias == CHAMPION}
+    if FIRST in kinds:
+        return "first champion"
+    if PROMOTION in kinds:
+        return "promoted"
+    if KEPT in kinds:
+        verdict = kinds[KEPT].evidence.get("verdict") or {}
+        return "undecided" if verdict.get("decision") == "undecided" else "kept"
+    if state["type"] != "COMPLETED":
+        return "failed"
+    return "skipped" if SKIPPED in kinds else "nothing"
+
+
+def line(entry: Entry) -> str:
+    """One entry for people, without who and where."""
+    told = verdict(entry) or entry.reason
+    moved = f"{entry.from_version or '-'} → {entry.to_version or '-'}"
+    return f"{entry.number}. {entry.kind}, {moved}" + (f": {told}" if told else "")
+
+
+def advice(entry: Entry) -> str:
+    """What `thawline changes` said; empty: an entry of another kind."""
+    return str(entry.evidence.get("decision", {}).get("sentence", ""))
+
+
+def verdict(entry: Entry) -> str:
+    """What the gate said; empty: it was not asked."""
+    return str((entry.evidence.get("verdict") or {}).get("sentence", ""))
 
 
 def worse(days: Days, answers: Answers) -> list[dict[str, Any]]:
@@ -33,6 +67,20 @@ def worse(days: Days, answers: Answers) -> list[dict[str, Any]]:
             told = {"from": old, "to": new, "images": name, "gained": gained, "lost": lost, "p": p}
             found.append({**told, "worse": p <= (1 - CONFIDENCE) / 2})
     return found
+
+
+def worst_class(before: Flags, after: Flags, labels: Any, margin: float) -> dict[str, Any]:
+    """The class that loses most, how much, and whether that is beyond a margin and no chance
+    (exact McNemar, Holm over the classes)."""
+    names = sorted(set(labels))
+    here = [labels == name for name in names]
+    gained = np.array([(after & ~before & rows).sum() for rows in here])
+    lost = np.array([(before & ~after & rows).sum() for rows in here])
+    losses = (lost - gained) / np.array([rows.sum() for rows in here])
+    p = paired.holm(paired.p_values(lost, gained))
+    most = int(losses.argmax())
+    no_chance = bool(((losses > margin) & (p <= 1 - CONFIDENCE)).any())
+    return {"class": names[most], "loss": float(losses[most]), "no_chance": no_chance}
 
 
 def lines(values: dict[str, Any]) -> list[str]:
@@ -61,7 +109,7 @@ def lines(values: dict[str, Any]) -> list[str]:
             f"{day['seconds']:.0f} | {'right' if day['right'] else '**wrong**'} |"
         )
     told += ["", f"{right} of {len(days)} days right.", *filter(None, map(_copies, days)), ""]
-    told += [*_gate(days), "", *_changes(values["worse"]), ""]
+    told += [*_gate(days, sizes["sealed"]), "", *_changes(values["worse"]), ""]
     whole = "whole" if values["whole"] else "**not whole**"
     told += [f"The ledger's chain is {whole}. Its entries:", ""]
     told += [*map(_as_text, values["ledger"]), ""]
@@ -111,9 +159,23 @@ def _copies(day: dict[str, Any]) -> str:
     return f"Of {day['planted']:,} copies of test images, {day['leaked']:,} were learned from."
 
 
-def _gate(days: Days) -> list[str]:
-    told = [f"- day {i}: {_as_text(day['gate'])}" for i, day in enumerate(days, 1) if day["gate"]]
-    return ["What the gate said:", "", *told] if told else []
+def _gate(days: Days, sealed: int) -> list[str]:
+    told = ["What the gate said, and what the sealed images say of those that it kept out:", ""]
+    for number, day in enumerate(days, 1):
+        if not day["gate"]:
+            continue
+        line = f"- day {number}: {_as_text(day['gate'])}"
+        if refused := day["refused"]:
+            sure = (
+                "beyond the margin and chance" if refused["no_chance"] else "no more than allowed"
+            )
+            line += (
+                f" *Sealed*: {100 * refused['hits'] / sealed:.1f} against "
+                f"{100 * day['hits']['sealed'] / sealed:.1f}; {refused['class']} loses most, "
+                f"{100 * refused['loss']:.1f} points, {sure}."
+            )
+        told.append(line)
+    return told
 
 
 def _changes(found: list[dict[str, Any]]) -> list[str]:

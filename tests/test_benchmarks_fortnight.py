@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import days, fortnight_report
 from benchmarks.days import Day, Sizes
-from benchmarks.fortnight import NAME, QUICK_DAYS, outcome
+from benchmarks.fortnight import NAME, QUICK_DAYS
 from benchmarks.pictures import png
 from infra import postgres
 from tasks import catalogue, files
@@ -77,13 +77,16 @@ def test_the_outcome_of_a_slot_is_read_from_its_entries_and_its_run() -> None:
         return Entry(kind, "m", CHAMPION, 1, 1, evidence)
 
     done, failed = {"type": "COMPLETED"}, {"type": "FAILED"}
-    assert outcome([entry(FIRST), entry(KEPT)], done) == "first champion"
-    assert outcome([entry(PROMOTION)], done) == "promoted"
-    assert outcome([entry(KEPT, verdict={"decision": "keep"})], done) == "kept"
-    assert outcome([entry(KEPT, verdict={"decision": "undecided"})], done) == "undecided"
-    assert outcome([entry(SKIPPED)], done) == "skipped"
-    assert outcome([], done) == "nothing"
-    assert outcome([], failed) == "failed"
+    assert fortnight_report.outcome([entry(FIRST), entry(KEPT)], done) == "first champion"
+    assert fortnight_report.outcome([entry(PROMOTION)], done) == "promoted"
+    assert fortnight_report.outcome([entry(KEPT, verdict={"decision": "keep"})], done) == "kept"
+    assert (
+        fortnight_report.outcome([entry(KEPT, verdict={"decision": "undecided"})], done)
+        == "undecided"
+    )
+    assert fortnight_report.outcome([entry(SKIPPED)], done) == "skipped"
+    assert fortnight_report.outcome([], done) == "nothing"
+    assert fortnight_report.outcome([], failed) == "failed"
 
 
 def test_a_champion_that_is_worse_than_an_earlier_one_is_told() -> None:
@@ -99,6 +102,18 @@ def test_a_champion_that_is_worse_than_an_earlier_one_is_told() -> None:
         (1, 3, True),
         (2, 3, True),
     ]
+
+
+def test_a_class_that_a_challenger_loses_is_named_and_chance_is_not_blamed() -> None:
+    labels, before = np.repeat(np.array(["a", "b"], object), 200), np.ones(400, bool)
+    after = before.copy()
+    after[200:240] = False
+    found = fortnight_report.worst_class(before, after, labels, 0.05)
+    assert found == {"class": "b", "loss": pytest.approx(0.2), "no_chance": True}
+    assert not fortnight_report.worst_class(before, after, labels, 0.25)["no_chance"]
+    after[:] = True
+    after[200:203] = False
+    assert not fortnight_report.worst_class(before, after, labels, 0.01)["no_chance"]
 
 
 @pytest.mark.long
