@@ -45,8 +45,9 @@ def line(entry: Entry) -> str:
 
 
 def advice(entry: Entry) -> str:
-    """What `thawline changes` said; empty: an entry of another kind."""
-    return str(entry.evidence.get("decision", {}).get("sentence", ""))
+    """Whether to retrain, and why; empty: an entry of another kind."""
+    advised = str(entry.evidence.get("decision", {}).get("sentence", ""))
+    return entry.reason if entry.kind == SKIPPED else advised
 
 
 def verdict(entry: Entry) -> str:
@@ -97,7 +98,7 @@ def lines(values: dict[str, Any]) -> list[str]:
         "*shifted*: the same through the other camera. Intervals: Wilson, 95 %. *Seconds*: of "
         "the flow run.",
         "",
-        "| day | what came | to learn from | `changes` | outcome | champion | sealed | shifted | "
+        "| day | what came | to learn from | worth it? | outcome | champion | sealed | shifted | "
         "seconds | |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
