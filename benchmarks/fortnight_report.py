@@ -86,7 +86,6 @@ def worst_class(before: Flags, after: Flags, labels: Any, margin: float) -> dict
 
 def lines(values: dict[str, Any]) -> list[str]:
     days, sizes = values["days"], values["sealed"]
-    right = sum(day["right"] for day in days)
     seconds = [day["seconds"] for day in days]
     settings = ", ".join(f"`{key}: {value}`" for key, value in values["settings"].items())
     told = [
@@ -107,9 +106,9 @@ def lines(values: dict[str, Any]) -> list[str]:
         told.append(
             f"| {number} | {day['what']} | {day['learned']:,} | {_short(day['changes'])} | "
             f"{day['outcome']} | {day['champion'] or '-'} | {' | '.join(shown)} | "
-            f"{day['seconds']:.0f} | {'right' if day['right'] else '**wrong**'} |"
+            f"{day['seconds']:.0f} | {_state(day)} |"
         )
-    told += ["", f"{right} of {len(days)} days right.", *filter(None, map(_copies, days)), ""]
+    told += ["", *_count(days), *filter(None, map(_copies, days)), ""]
     told += [*_gate(days, sizes["sealed"]), "", *_changes(values["worse"]), ""]
     whole = "whole" if values["whole"] else "**not whole**"
     told += [f"The ledger's chain is {whole}. Its entries:", ""]
@@ -151,6 +150,22 @@ def plot(values: dict[str, Any], path: Path) -> list[str]:
         axis.set_xticks([i for i, _ in days])
         axis.legend()
     return [f"![Accuracy of the champion by day]({path.name})"]
+
+
+def _state(day: dict[str, Any]) -> str:
+    if not day["right"]:
+        return "**wrong**"
+    return "as expected" if day["outcome"] in day["expected"] else "borne out"
+
+
+def _count(days: Days) -> list[str]:
+    states = [_state(day) for day in days]
+    expected, borne_out = states.count("as expected"), states.count("borne out")
+    return [
+        f"{expected} of {len(days)} days came out as expected; {borne_out} did not, but are borne "
+        "out: the gate kept a challenger out that the sealed images, too, show to lose a class by "
+        f"more than `promote.class_margin`; {states.count('**wrong**')} were wrong."
+    ]
 
 
 def _copies(day: dict[str, Any]) -> str:
