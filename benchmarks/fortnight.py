@@ -1,7 +1,7 @@
 """A project that retrains by itself: ten versions of its data arrive, a day each.
 
-    .venv/bin/python -m benchmarks.fortnight            # about 30 minutes on a busy core
-    .venv/bin/python -m benchmarks.fortnight --quick    # the first days in small, 6 minutes
+    .venv/bin/python -m benchmarks.fortnight            # about 45 minutes on two busy cores
+    .venv/bin/python -m benchmarks.fortnight --quick    # the first days in small, 8 minutes
 
 The servers of `make stack`, `thawline new`, `thawline schedule`; a cron schedule is all that asks
 for a retraining. The days stand in `benchmarks/days.py`, each with the outcomes that are right.
