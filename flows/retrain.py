@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from flows import champion, changes, data_branch, notice, past, repository
+from flows import champion, changes, data_branch, notice, repository
 from flows.changes import Advice
 from flows.run import Busy, Wish, held, run
 from tasks import challenge, files, params_file, promotion
@@ -21,7 +21,7 @@ from tasks.claim import Claim
 from tasks.decision import SKIP
 from tasks.ledger import BEGUN, KEPT, PROMOTION, SKIPPED, WAITING
 from tasks.params import Params
-from tasks.records import Project
+from tasks.records import DataSummary, Project
 
 BY_HAND = "by hand"
 Kind = Literal["skipped", "done before", "kept", "promoted", "waiting"]
@@ -102,8 +102,7 @@ def _retrained(
 
 
 def _claim(project: Project, trigger: Trigger) -> Claim:
-    lock = project.root / repository.LOCK_FILE
-    data = past.hashes(lock.read_bytes() if lock.is_file() else b"").get(past.PREPARED, "")
+    data = DataSummary.read(project.summary).digest
     params = files.sha256_file(project.root / params_file.PARAMS_FILE)
     return Claim(
         trigger.deployment, trigger.slot, data, params, str(project.root), trigger.flow_run

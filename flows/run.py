@@ -89,7 +89,7 @@ def held(project: Project, queue: Console | None = None) -> Iterator[None]:
     project.scratch.mkdir(parents=True, exist_ok=True)
     holder = project.scratch / "run.pid"
     lock = FileLock(project.scratch / "run.lock", is_singleton=True)
-    waits = "another thawline run (process {}) is working in {}; {}"
+    told, waits = "", "another thawline run (process {}) is working in {}; {}"
     while True:
         try:
             lock.acquire(timeout=0.5 if queue is None else 10)
@@ -99,7 +99,9 @@ def held(project: Project, queue: Console | None = None) -> Iterator[None]:
             if queue is None:
                 what = "wait until it has finished, or end it"
                 raise Busy(waits.format(pid, project.root, what)) from None
-            queue.print(waits.format(pid, project.root, "waiting for it"), highlight=False)
+            if pid != told:
+                queue.print(waits.format(pid, project.root, "waiting for it"), highlight=False)
+            told = pid
     try:
         holder.write_text(f"{os.getpid()}\n")
         yield

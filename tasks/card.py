@@ -130,8 +130,8 @@ def _making(record: dict[str, Any]) -> str:
 it and was proved not to have moved (digests in `run.json`)
 {phases}
 - temperature of the probabilities: {record["temperature"]:.3f}, fitted on the validation split
-- cost of the training: {record["cost"]["epochs"]} epochs, {record["cost"]["multiply_adds"]:.3g} \
-multiply-adds, about"""
+- cost of the training: {record["cost"]["epochs"]} epochs, about \
+{record["cost"]["multiply_adds"]:.3g} multiply-adds"""
 
 
 def _limits(record: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ class Claim:
 
     deployment: str
     slot: str  # of its schedule, ISO 8601; empty: asked for by hand, as often as one likes
-    data: str  # hash of the prepared data
+    data: str  # digest of what training sees of it (`DataSummary.digest`)
     params: str  # sha256 of the parameters
     project: str  # folder
     flow_run: str | None = None  # of Prefect, which waits for a person

@@ -26,7 +26,7 @@ VERSIONS = {
     "train": 6,
     "repeat": 2,
     "evaluate": 6,
-    "package": 4,
+    "package": 5,
 }
 
 HEADER = """\

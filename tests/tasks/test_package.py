@@ -96,7 +96,7 @@ def test_the_card_tells_data_slices_limits_cost_and_lineage(tmp_path: Path) -> N
         "| site = south | 120 | 0.800 | 0.700–0.880 |",
         "right least often where site is south: on 80.0% of 120, worse than elsewhere",
         "data differ, most in what it takes for 帽子",
-        f"9 epochs, {record['cost']['multiply_adds']:.3g} multiply-adds, about",
+        f"9 epochs, about {record['cost']['multiply_adds']:.3g} multiply-adds",
         f"Data `{'d' * 64}` → backbone `{'e' * 64}`",
     ):
         assert told in card, told
