@@ -175,7 +175,7 @@ def test_plain_views_depend_on_no_augmentation(project: Project) -> None:
     views(setup, 0)
     assert counted.asked == 2 * TRAIN
     setup = made(project, settings(freeze=frozen))
-    setup.policy = replace(setup.policy, resize="pad")
+    setup.policy = replace(setup.policy, shape={**setup.policy.shape, "resize": "pad"})
     counted = Counted(setup)
     views(setup, 0)
     assert counted.asked == 2 * TRAIN + VALIDATION
@@ -187,7 +187,7 @@ def test_another_version_of_torchvision_finds_no_views(
     views(made(project, settings()), 0)
     installed = versions.libraries("image_classification")
     setup = made(project, settings())
-    monkeypatch.setattr(versions, "libraries", lambda: {**installed, "torchvision": "0.0"})
+    monkeypatch.setattr(versions, "libraries", lambda _: {**installed, "torchvision": "0.0"})
     views(setup, 0)
     assert setup.account.computed == 3
 
