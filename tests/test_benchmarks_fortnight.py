@@ -122,7 +122,7 @@ def test_the_first_days_of_a_fortnight_go_right(tmp_path: Path) -> None:
         postgres.find("initdb")
         catalogue.fetch_data("fashion_mnist", tmp_path)
     except (ThawlineError, DataError) as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # PostgreSQL or the data is a system package that is missing
     command = [sys.executable, "-m", "benchmarks.fortnight", "--quick", "--work", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
     found = files.read_json(tmp_path / "quick/fortnight.json")

@@ -1,9 +1,9 @@
 """Batch norms folded into the convolutions before them, for passes in which nothing learns.
 
 In evaluation mode a batch norm is a scale and a shift of each channel, and so can be the weights
-before it (Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2). On CPUs such passes take about
-half the time: a batch norm reads and writes everything for hardly any arithmetic. The results
-differ in the last bits.
+before it (Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2). On CPUs such passes
+are quicker: a batch norm reads and writes everything for hardly any arithmetic. The results differ
+in the last bits.
 """
 
 from __future__ import annotations

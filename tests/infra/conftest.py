@@ -23,5 +23,5 @@ def cluster(open_folder: Path) -> postgres.Cluster:
     try:
         postgres.find("initdb")
     except ThawlineError as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # PostgreSQL is a system package, and not everyone installs it
     return postgres.Cluster(open_folder / "postgres")
