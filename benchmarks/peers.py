@@ -36,9 +36,9 @@ from typing import Any
 
 from benchmarks import peers_report
 from benchmarks.arms import data as peer_data
+from benchmarks.arms import thawline_arm
 from benchmarks.arms.data import Data
 from benchmarks.arms.runner import Arm, Run, Runner
-from benchmarks.arms.thawline_arm import BEFORE
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Summary
 from benchmarks.results_file import Results
@@ -135,7 +135,9 @@ def compared(
         "arms": peers_report.rows(summaries),
         "equal_cost": peers_report.equal_cost(summaries),
         "before_training": {
-            stage: runs[default][-1].record["notes"]["stages"][stage] for stage in BEFORE
+            stage: runs[default][-1].record["notes"]["stages"][stage]
+            for stage in thawline_arm.before(data)
+            for stage in thawline_arm.before(data)
         },
     }
 

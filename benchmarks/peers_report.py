@@ -16,7 +16,13 @@ from benchmarks.arms.runner import Run
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-COLOURS = {"thawline": "tab:blue", "fastai": "tab:orange", "pytorch": "tab:green"}
+COLOURS = {
+    "thawline": "tab:blue",
+    "fastai": "tab:orange",
+    "transformers": "tab:orange",
+    "pytorch": "tab:green",
+    "counted": "tab:green",
+}
 
 Hits = npt.NDArray[np.float64]  # [seeds, test examples]
 
@@ -90,9 +96,9 @@ def best_by_validation(summaries: Sequence[Summary], kind: str) -> Summary:
     return max(chosen, key=lambda s: (s.validation, -s.median("cpu_seconds")))
 
 
-def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
-    """One row an arm, against the best tuned fastai arm."""
-    peer = best_by_validation(summaries, "fastai")
+def rows(summaries: Sequence[Summary], kind: str = "fastai") -> list[dict[str, Any]]:
+    """One row an arm, against the best tuned arm of a kind."""
+    peer = best_by_validation(summaries, kind)
     found = []
     for summary in summaries:
         cost = summary.median("cpu_seconds")
@@ -137,11 +143,11 @@ def equal_cost(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
-    """The rows as Markdown, cheapest first."""
+def table(found: list[dict[str, Any]], kind: str = "fastai") -> list[str]:
+    """The rows as Markdown, cheapest first; `kind` is that of the reference."""
     lines = [
-        "| arm | seeds | test accuracy % (95 %) | CPU s | seconds | difference to the best fastai "
-        "in points (95 %) | its CPU s / this |",
+        "| arm | seeds | test accuracy % (95 %) | CPU s | seconds | difference to the best "
+        f"{kind} in points (95 %) | its CPU s / this |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda row: float(row["cpu_seconds"])):

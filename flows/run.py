@@ -64,6 +64,7 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
         values = params_file.load(project.root)
         if wish.assignments:
             values = params_file.set_values(project.root, wish.assignments)
+        versions.libraries(values.problem)  # what is missing is said before anything runs
         if end_noted_processes(project):
             console.print("ended what a killed run had left running")
         for name, (old, new) in versions.update(project.root).items():

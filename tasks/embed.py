@@ -129,9 +129,10 @@ def _chain(
     policy: ViewPolicy,
 ) -> Chain:
     """The backbone cut into layers on a real example."""
+    from tasks.engine import lengths
     from tasks.engine.split import chain
 
-    example = compute.send(examples.batch(rows[:1], 0))
+    example = compute.send(examples.batch(lengths.typical(rows, examples.lengths(rows)), 0))
     try:
         with compute.autocast():
             return chain(backbone.model, backbone.head, example)
@@ -154,7 +155,7 @@ def _embed(
     """Write the pooled output after each of `stops` layers, for all rows, batch by batch."""
     import torch
 
-    from tasks.engine import pooling
+    from tasks.engine import lengths, pooling
     from tasks.engine.ahead import ahead
     from tasks.engine.fold import folded
 
@@ -162,17 +163,17 @@ def _embed(
     pool = pooling.of(chain.model)
     arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
 
-    def inputs(start: int) -> Tensor:
-        return examples.batch(rows[start : start + batch_size], 0)
+    def inputs(chosen: Rows) -> Tensor:
+        return examples.batch(rows[chosen], 0)
 
-    starts = range(0, len(rows), batch_size)
+    batches = lengths.batches(len(rows), batch_size, examples.lengths(rows))
     with (
         contextlib.ExitStack() as stack,
         torch.inference_mode(),
         progress(f"embedding with {paths[0].parent.name}", len(rows)) as advance,
     ):
         temporaries = [stack.enter_context(files.atomic(path)) for path in paths]
-        for start, batch in zip(starts, ahead(inputs, starts), strict=True):
+        for chosen, batch in zip(batches, ahead(inputs, batches), strict=True):
             values, pooled = compute.send(batch), []
             with compute.autocast():
                 for part in parts:
@@ -186,7 +187,7 @@ def _embed(
                 for path in temporaries:
                     files.reserve(path)
             for array, x in zip(arrays, pooled, strict=True):
-                array[start : start + len(x)] = x
+                array[chosen] = x
             advance(len(batch))
         for array in arrays:
             array.flush()

@@ -39,7 +39,7 @@ from tasks.errors import DataError
 from tasks.learning_curve import LearningCurve
 from tasks.metrics import Bootstrap, Floats, Ints
 from tasks.params import Params, TrainParams
-from tasks.problems import Problem
+from tasks.problems import Backbone, Problem
 from tasks.records import DataSummary, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
 from tasks.retention import Knowledge, Retention
 
@@ -163,7 +163,7 @@ def _forward(
     example, and megabytes of weights."""
     import torch
 
-    from tasks.engine import device
+    from tasks.engine import device, lengths
     from tasks.engine.fold import folded
 
     plan = ThawPlan.read(project.thaw_plan)
@@ -172,7 +172,7 @@ def _forward(
     backbone = problem.backbone(plan.backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "policy.json")
     examples = problem.examples(project, policy, backbone)
-    model, _ = _trained(project, problem, plan, len(summary.classes))
+    model, _ = _trained(project, problem, backbone, plan, len(summary.classes))
     size = params.embed.batch_size
 
     def predict(inputs: Tensor) -> Tensor:
@@ -185,7 +185,8 @@ def _forward(
     for split in ("validation", "test"):
         rows, what = _rows(manifest, split), f"predict {split}"
         found[split] = linear_probes.outputs(predict, examples, rows, size, exact, what)
-    one = exact.send(examples.batch(_rows(manifest, "test")[:1], 0))
+    rows = _rows(manifest, "test")
+    one = exact.send(examples.batch(lengths.typical(rows, examples.lengths(rows)), 0))
     with torch.inference_mode():
         taken = latency.milliseconds(lambda: predict(one).cpu())
     serving = {"predict.milliseconds": taken, "predict.megabytes": round(held, 2)}
@@ -193,7 +194,7 @@ def _forward(
 
 
 def _trained(
-    project: Project, problem: Problem, plan: ThawPlan, classes: int
+    project: Project, problem: Problem, backbone: Backbone, plan: ThawPlan, classes: int
 ) -> tuple[nn.Module, str]:
     """The trained network, in evaluation mode, and the path of its head."""
     from safetensors.torch import load_file
@@ -203,7 +204,7 @@ def _trained(
 
     head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
     model: nn.Module
-    model, path = problem.build(plan.backbone, classes, head)
+    model, path = problem.build(backbone, classes, head)
     if plan.reading:
         model, path = MultiLayer(model, path, plan.reading, classes, head), HEAD
     model.load_state_dict(load_file(project.train / "weights.safetensors"))
@@ -220,7 +221,8 @@ def _knowledge(project: Project, params: Params, classes: int) -> Knowledge | No
     if plan.reading:
         return None  # only the head has learned, and the network around the old one is another
     problem = tasks.problems.load(params.problem)
-    model, head = _trained(project, problem, plan, classes)
+    backbone = problem.backbone(plan.backbone, params.embed, project.root)
+    model, head = _trained(project, problem, backbone, plan, classes)
     return probe.ask(project, params, model, head)
 
 

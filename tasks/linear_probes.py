@@ -93,12 +93,17 @@ def outputs(
     """What the model gives for the plain view of some rows: [n, d]."""
     import torch
 
-    found: list[npt.NDArray[np.float32]] = []
+    from tasks.engine import lengths
+
+    found = np.zeros((0, 1), np.float32)
+    batches = lengths.batches(len(rows), size, examples.lengths(rows))
     with torch.inference_mode(), progress(what, len(rows)) as advance:
-        for start in range(0, len(rows), size):
-            inputs = compute.send(examples.batch(rows[start : start + size], 0))
+        for chosen in batches:
+            inputs = compute.send(examples.batch(rows[chosen], 0))
             with compute.autocast():
-                outputs = model(inputs)
-            found.append(outputs.float().cpu().numpy())
+                outputs = model(inputs).float().cpu().numpy()
+            if not len(found):
+                found = np.empty((len(rows), outputs.shape[1]), np.float32)
+            found[chosen] = outputs
             advance(len(outputs))
-    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
+    return found

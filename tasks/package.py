@@ -59,7 +59,7 @@ def run(project: Project, params: Params) -> None:
         folder.mkdir()
         shutil.copyfile(project.train / "weights.safetensors", folder / WEIGHTS)
         assets = problems.load(params.problem).assets(
-            project, ThawPlan.read(project.thaw_plan).backbone
+            project, params, ThawPlan.read(project.thaw_plan).backbone
         )
         for asset, content in assets.items():
             (folder / asset).write_bytes(content)

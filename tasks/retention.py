@@ -37,8 +37,8 @@ class Knowledge:
     """What a backbone still knows, against what it knew before."""
 
     examples: int  # probe examples
-    agreement: float  # share whose most probable old class is the same as before
-    kl: float  # mean divergence of the old predictions now from those before, in nats
+    agreement: float | None  # share whose most probable old class is the same as before
+    kl: float | None  # mean divergence of the old predictions now from those before, in nats
     knn_before: float  # leave-one-out accuracy of the nearest neighbours among the features
     knn_after: float
     overlap: float  # share of an example's nearest neighbours that are the same as before
@@ -56,7 +56,7 @@ class Blend:
     alpha: float
     accuracy: float
     loss: float  # mean negative log-likelihood
-    agreement: float  # with the old predictions of the start
+    agreement: float | None  # with the old predictions of the start; None: it had no head
     gained: int  # examples that it alone has right, and not the end
     lost: int  # examples that the end alone has right
 
@@ -90,20 +90,28 @@ def compare(before: Sight, after: Sight, targets: Ints) -> Knowledge:
     from tasks.select import knn_accuracy
 
     old, new = before.predictions.astype(np.float64), after.predictions.astype(np.float64)
-    divergence = (np.exp(old) * (old - new)).sum(axis=1)
+    kl = float((np.exp(old) * (old - new)).sum(axis=1).mean())
     return Knowledge(
         examples=len(targets),
-        agreement=agreement(before.predictions, after.predictions),
-        kl=round(float(divergence.mean()), DIGITS),
+        agreement=agreement(before, after),
+        kl=round(kl, DIGITS) if _says(before) else None,
         knn_before=round(knn_accuracy(before.features, targets), DIGITS),
         knn_after=round(knn_accuracy(after.features, targets), DIGITS),
         overlap=round(overlap(before.features, after.features), DIGITS),
     )
 
 
-def agreement(before: Floats, after: Floats) -> float:
-    """The share of rows [n, m] with the highest value at the same place."""
-    return round(float((before.argmax(axis=1) == after.argmax(axis=1)).mean()), DIGITS)
+def agreement(before: Sight, after: Sight) -> float | None:
+    """The share of old predictions with the same most probable class; None without an old head."""
+    if not _says(before):
+        return None
+    old, new = before.predictions.argmax(axis=1), after.predictions.argmax(axis=1)
+    return round(float((old == new).mean()), DIGITS)
+
+
+def _says(sight: Sight) -> bool:
+    """Whether the backbone came with a head of its own, which has several outputs."""
+    return sight.predictions.shape[1] > 1
 
 
 def overlap(before: Floats, after: Floats) -> float:
@@ -143,7 +151,8 @@ def _figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float
         flat = {"agreement": 1.0, "kl": 0.0, "overlap": 1.0, "drop": 0.0}
     else:
         names = ("agreement", "kl", "overlap", "knn_before", "knn_after", "drop")
-        flat = {name: getattr(known, name) for name in names}
+        found = {name: getattr(known, name) for name in names}
+        flat = {name: value for name, value in found.items() if value is not None}
     if max_drop is not None:
         flat["within_budget"] = int(flat["drop"] <= max_drop)
     return {f"retention.{name}": value for name, value in flat.items()}
@@ -155,11 +164,13 @@ def _told(known: Knowledge | None, params: RetentionParams, many: str) -> str:
         return "Nothing below the head learned, so the backbone knows exactly what it knew."
     asked = f"validation {many}" if params.own_probe is None else f"{many} of {params.own_probe}"
     change = f"{-100 * known.drop:+.1f}".replace("-", "−")
-    text = (
-        f"Of {known.examples:,} {asked}, the backbone’s old head gives {_percent(known.agreement)}"
-        f" the same answer as before, and their nearest neighbours are of their class "
-        f"{_percent(known.knn_after)} of the time, {_percent(known.knn_before)} before training "
-        f"({change} points)"
+    text = f"Of {known.examples:,} {asked}, "
+    if known.agreement is not None:
+        text += f"the backbone’s old head gives {_percent(known.agreement)} the same answer as "
+        text += "before, and "
+    text += (
+        f"their nearest neighbours are of their class {_percent(known.knn_after)} of the time, "
+        f"{_percent(known.knn_before)} before training ({change} points)"
     )
     if params.max_drop is None:
         return f"{text}."

@@ -107,17 +107,20 @@ def milliseconds(
 ) -> float:
     """The median time of one example in float32, on the device and with the threads of `params`;
     `head`: a new one in place of the backbone's own."""
+    from tasks.engine import lengths
     from tasks.engine.device import resolve
 
     problem = problems.load(params.problem)
     compute = resolve(params.device, "float32")
     loaded = problem.backbone(backbone, params.embed, project.root)
     policy = ViewPolicy.read(project.augment / "plain.json")
-    one = problem.examples(project, policy, loaded).batch(np.zeros(1, np.int64), 0)
+    examples = problem.examples(project, policy, loaded)
+    rows = np.arange(len(pd.read_parquet(project.manifest, columns=["target"])))
+    one = examples.batch(lengths.typical(rows, examples.lengths(rows)), 0)
     model = loaded.model
     if head is not None:
         classes = len(DataSummary.read(project.summary).classes)
-        model, _ = problem.build(backbone, classes, head)
+        model, _ = problem.build(loaded, classes, head)
     model, inputs = model.to(compute.device).eval(), compute.send(one)
     # To the CPU: a GPU is asked to have finished.
     return latency.milliseconds(lambda: compute.forward(model, inputs).cpu())

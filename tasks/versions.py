@@ -36,9 +36,20 @@ HEADER = """\
 
 
 def libraries(problem: str) -> dict[str, str]:
-    """The installed versions of what a problem's inputs and networks are computed with."""
-    names = ("torch", *problems.load(problem).LIBRARIES)
-    return {name: importlib.metadata.version(name) for name in names}
+    """The installed versions of what a problem's inputs and networks are computed with.
+
+    Raises `ThawlineError` when one is not installed.
+    """
+    found = {}
+    for name in ("torch", *problems.load(problem).LIBRARIES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise ThawlineError(
+                f"{problem} needs {name}, which is not installed; install it with: pip install "
+                f"{name}"
+            ) from None
+    return found
 
 
 def recorded(root: Path) -> dict[str, int]:

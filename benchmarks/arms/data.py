@@ -40,6 +40,7 @@ class Data:
     project: Project
     pixels: Path  # SPLIT.npy uint8 [n, side, side, 3], SPLIT_targets.npy int64 [n]
     digest: str  # of the manifest
+    backbone: str = BACKBONE
 
     def targets(self, split: str) -> npt.NDArray[np.int64]:
         return np.asarray(np.load(self.pixels / f"{split}_targets.npy"))

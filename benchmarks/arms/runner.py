@@ -27,7 +27,7 @@ import psutil
 
 from benchmarks import projects
 from benchmarks.arms import measured, thawline_arm
-from benchmarks.arms.data import BACKBONE, Data
+from benchmarks.arms.data import Data
 from benchmarks.results_file import ROOT, commit
 from tasks import catalogue, files
 
@@ -41,7 +41,7 @@ class Arm:
     """One way to fine-tune, with its settings."""
 
     label: str
-    kind: str  # thawline | fastai | pytorch
+    kind: str  # thawline, or the name of a module NAME_arm
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -136,7 +136,7 @@ class Runner:
         if arm.kind == "thawline":
             return thawline_arm.run(data, arm.settings | {"threads": self.threads}, seed, path)
         python = self.fastai_python if arm.kind == "fastai" else sys.executable
-        common = {"weights": str(catalogue.fetch_weights(BACKBONE)), "threads": self.threads}
+        common = {"weights": str(catalogue.fetch_weights(data.backbone)), "threads": self.threads}
         command = [python, "-m", f"benchmarks.arms.{arm.kind}_arm", str(data.pixels), str(path)]
         command += [str(seed), json.dumps(arm.settings | common)]
         done = subprocess.run(

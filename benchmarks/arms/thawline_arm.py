@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import projects
-from benchmarks.arms.data import BACKBONE, Data
+from benchmarks.arms.data import Data
 from benchmarks.arms.measured import Measured
 from tasks import files
 from tasks.records import Selection
 
-BEFORE = (f"embed@{BACKBONE}", "select")  # stages that a pipeline runs once, before any training
 PHASES = ("augment", "freeze", "tune", "train", "evaluate")
+
+
+def before(data: Data) -> tuple[str, ...]:
+    """The stages that a pipeline runs once, before any training."""
+    return f"embed@{data.backbone}", "select"
 
 
 def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
@@ -27,7 +31,7 @@ def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
     projects.restore(root)
     projects.change(root, {"seed": seed, **settings})
     projects.forget(root)
-    backbone = settings.get("select.backbone", BACKBONE)
+    backbone = settings.get("select.backbone", data.backbone)
     if Selection.read(data.project.selection).backbone != backbone:
         projects.run(root, f"embed@{backbone}", "select")
     projects.run(root, *PHASES)
@@ -48,7 +52,7 @@ def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
             "steps": trained["steps"],
             "prefix_seconds": metrics["train.prefix_seconds"],
             "thaw_line": files.read_json(data.project.thaw_plan)["thaw_line"],
-            "stages": {name: projects.cost(root, name) for name in (*BEFORE, *PHASES)},
+            "stages": {name: projects.cost(root, name) for name in (*before(data), *PHASES)},
         },
     ).write(path, right)
 

@@ -85,7 +85,7 @@ def _judged(alpha: float, here: Seen, first: Seen, last: Seen, targets: Tensor) 
         alpha=alpha,
         accuracy=round(float(right.double().mean()), retention.DIGITS),
         loss=round(functional.cross_entropy(here.logits, targets).item(), retention.DIGITS),
-        agreement=retention.agreement(first.sight.predictions, here.sight.predictions),
+        agreement=retention.agreement(first.sight, here.sight),
         gained=int((right & ~right_at_end).sum()),
         lost=int((~right & right_at_end).sum()),
     )
@@ -110,7 +110,7 @@ class Way:
         """The way from the plan's backbone to `end`; None when nothing below the head has moved."""
         problem = tasks.problems.load(setup.params.problem)
         backbone = problem.backbone(setup.plan.backbone, setup.params.embed, setup.project.root)
-        model, path = problem.build(setup.plan.backbone, setup.classes, setup.settings.head)
+        model, path = problem.build(backbone, setup.classes, setup.settings.head)
         body = {k: v for k, v in backbone.model.state_dict().items() if not _within(k, path)}
         if all(torch.equal(value, end[key]) for key, value in body.items()):
             return None
@@ -141,6 +141,7 @@ class Way:
         self.go(alpha)
         asked = np.zeros(len(self.data.validation_targets), bool)
         asked[self.probe] = True
+        # In their own order, as probe examples are: padding costs little on so few.
         logits, sights, pool = [], [], pooling.of(self.model)
         order = np.arange(len(asked))
         for chosen, top in self._tops(self.data.validation, order):

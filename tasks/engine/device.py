@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.engine.lengths import Values
 from tasks.errors import ThawlineError
 
 _DTYPES = {
@@ -78,12 +79,12 @@ class Compute:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def kept_near(self, tensor: Tensor) -> Tensor:
-        """The tensor on a GPU that has room for twice its size, else where it is."""
+    def kept_near(self, values: Values) -> Values:
+        """The values on a GPU that has room for twice their size, else where they are."""
         if self.device.type != "cuda":
-            return tensor
+            return values
         free, _ = torch.cuda.mem_get_info(self.device)
-        return tensor.to(self.device) if 2 * tensor.nbytes < free else tensor
+        return values.to(self.device) if 2 * values.nbytes < free else values
 
 
 def resolve(device: str = "auto", precision: str = "auto") -> Compute:

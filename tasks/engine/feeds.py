@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tasks.engine.ahead import ahead
 from tasks.engine.device import Compute
+from tasks.engine.lengths import Ragged, Values, take
 from tasks.engine.prefix import Prefix
 
 Positions = npt.NDArray[np.int64]
@@ -25,19 +26,29 @@ class Feed(Protocol):
         """The inputs at the thaw line, on the compute device, for each array of positions."""
         ...
 
+    @property
+    def lengths(self) -> Positions | None:
+        """Of the examples' inputs, where they differ (`tasks.engine.lengths`)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Kept:
     """From views that were computed once; epochs take them in turn."""
 
-    views: Sequence[Tensor]
+    views: Sequence[Values]
     compute: Compute
+
+    @property
+    def lengths(self) -> Positions | None:
+        first = self.views[0]
+        return first.lengths if isinstance(first, Ragged) else None
 
     def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
         view = self.views[epoch % len(self.views)]
 
         def batch(chosen: Positions) -> Tensor:
-            found = view[torch.from_numpy(chosen)]
+            found = take(view, chosen)
             if found.ndim == 4:  # convolutions are faster on it, above all in bfloat16
                 found = found.contiguous(memory_format=torch.channels_last)
             return self.compute.send(found)
@@ -51,9 +62,10 @@ class Kept:
 class Refreshed:
     """From kept views of which others take the place after some epochs."""
 
-    keep: Callable[[int], Tensor]  # a view by its number
+    keep: Callable[[int], Values]  # a view by its number
     view: Callable[[int], int]  # the number of an epoch's
     compute: Compute
+    lengths: Positions | None = None
 
     def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
         yield from Kept([self.keep(self.view(epoch))], self.compute).batches(positions, 0)
@@ -66,6 +78,10 @@ class Fresh:
     prefix: Prefix
     rows: npt.NDArray[np.int64]
     augmented: bool
+
+    @property
+    def lengths(self) -> Positions | None:
+        return self.prefix.examples.lengths(self.rows)
 
     def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
         view = epoch + 1 if self.augmented else 0

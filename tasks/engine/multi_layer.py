@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from tasks import ridge
-from tasks.engine import heads
+from tasks.engine import heads, pooling
 from tasks.engine.network import Network
 from tasks.engine.pooling import Pool
 from tasks.engine.split import HEAD, cut
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SCORED = 4_000  # training examples that features are ranked on, at most
 BODY = "backbone"
+LEVEL = "level"  # the part of it that does so
 
 
 class MultiLayer(nn.Module):
@@ -94,13 +95,25 @@ def selection_of(head: nn.Module) -> FeatureSelection | None:
     return next((m for m in head.modules() if isinstance(m, FeatureSelection)), None)
 
 
-def level(features: Tensor) -> Tensor:
+class Level(nn.Module):
+    """`level` for a network that pools in its own way."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, features: Tensor) -> Tensor:
+        return level(features, self.pool)
+
+
+def level(features: Tensor, pool: Pool | None = None) -> Tensor:
     """A layer's output [n, …] as one vector an example, [n, d], of unit norm as in the paper.
 
     So no layer outweighs the others, and a step of the optimizer, which moves all weights about as
     far, moves the logits by no more than the root of the layer's width.
     """
-    return functional.normalize(Pool()(features), dim=1, eps=1e-6).to(features.dtype)
+    pooled = (pool or Pool())(features)
+    return functional.normalize(pooled, dim=1, eps=1e-6).to(features.dtype)
 
 
 def _tapped(model: nn.Module, head: str, names: Collection[str]) -> nn.Module:
@@ -115,12 +128,13 @@ def _tapped(model: nn.Module, head: str, names: Collection[str]) -> nn.Module:
             "another version than the one that the plan was made with"
         )
     taps = {boundaries[i] for i, name in enumerate(found, 1) if name in names}
+    model.add_module(LEVEL, Level(pooling.of(model)))
     body, read = fx.Graph(), []
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = body.node_copy(node, lambda n: copies[n])
         if node in taps:
-            read.append(body.call_function(level, (copies[node],)))
+            read.append(body.call_module(LEVEL, (copies[node],)))
         if node is boundaries[-2]:
             break
     body.output(body.call_function(torch.cat, (read, 1)))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.engine import checkpoint, optimizer, schedule
+from tasks.engine import checkpoint, lengths, optimizer, schedule
 from tasks.engine.average import Average
 from tasks.engine.fold import folded
 from tasks.engine.network import Network, digest
@@ -109,8 +109,8 @@ class PhaseRun:
         order = _generator(self.trainer.seed, "order", self.state.phase, epoch)
         drawn = self.objective.order(self.data.train_targets, order)
         shuffled = drawn[: self.steps_an_epoch * self.batch]
-        whole = shuffled.reshape(self.steps_an_epoch, self.batch)[done:]
-        batches = self.ranks.columns(whole)
+        whole = lengths.alike(shuffled, self.batch, self.data.train.lengths, order)
+        batches = self.ranks.columns(whole[done:])
         clock, cpu = time.perf_counter(), cpu_seconds()
         old_outputs = (
             self.old.train.batches(batches, epoch) if self.old else repeat(None, len(batches))
@@ -281,7 +281,8 @@ class PhaseRun:
         """Loss (with the same smoothing) and accuracy on the validation examples."""
         model = folded(self._judged().run(self.start))
         targets = self.data.validation_targets
-        whole = np.array_split(np.arange(len(targets)), math.ceil(len(targets) / VALIDATED))
+        order = lengths.in_order(len(targets), self.data.validation.lengths)
+        whole = np.array_split(order, math.ceil(len(targets) / VALIDATED))
         batches = self.ranks.share(whole)
         total, right = 0.0, 0.0
         for inputs, chosen in zip(self.data.validation.batches(batches, 0), batches, strict=True):

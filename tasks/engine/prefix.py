@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks import files
+from tasks.engine import lengths
 from tasks.engine.ahead import ahead
 from tasks.engine.device import Compute
 from tasks.engine.fold import folded
@@ -53,8 +54,9 @@ class Prefix:
 
         Then it is kept at the lower lines `on_the_way` first, of which the lowest is the first.
         """
+        sizes = self.examples.lengths(rows)
         key = self._key(rows, view)
-        if (found := self.cache.find(key)) is not None:
+        if (found := self.cache.find(key, sizes)) is not None:
             return found
         before = sum(self.below(line).keep(rows, view).computed for line in on_the_way)
         start, lower = self._start(rows, view)
@@ -67,9 +69,11 @@ class Prefix:
                 "cpu_seconds": cpu_seconds() - cpu + (lower.cpu_seconds if lower else 0),
             }
 
+        chosen = lengths.batches(len(rows), self.batch_size, sizes)
         with progress(f"frozen part, view {view}", len(rows)) as go:
-            batches = self._batches(rows, view, start, lower, go)
-            return replace(self.cache.write(key, len(rows), batches, cost), computed=before + 1)
+            batches = self._batches(rows, view, chosen, start, lower, go)
+            kept = self.cache.write(key, len(rows), batches, cost, sizes)
+        return replace(kept, computed=before + 1)
 
     def run(self, batches: Iterable[Tensor], start: int = 0) -> Iterator[Tensor]:
         """The outputs for batches at the line `start`, on the compute device."""
@@ -87,37 +91,44 @@ class Prefix:
         return float((kept - wanted).norm() / wanted.norm().clamp_min(1e-12))
 
     def _batches(
-        self, rows: Rows, view: int, start: int, lower: View | None, go: Advance
-    ) -> Iterator[Tensor]:
-        def inputs(begin: int) -> Tensor:
-            end = begin + self.batch_size
-            if lower is not None:
-                return lower.batch(begin, end)
-            return self.examples.batch(rows[begin:end], view)
+        self,
+        rows: Rows,
+        view: int,
+        batches: Sequence[Rows],
+        start: int,
+        lower: View | None,
+        go: Advance,
+    ) -> Iterator[tuple[Rows, Tensor]]:
+        def inputs(chosen: Rows) -> Tensor:
+            return lower.batch(chosen) if lower else self.examples.batch(rows[chosen], view)
 
-        for values in self.run(ahead(inputs, range(0, len(rows), self.batch_size)), start):
-            yield values
+        for chosen, values in zip(batches, self.run(ahead(inputs, batches), start), strict=True):
+            yield chosen, values
             go(len(values))
 
     def _start(self, rows: Rows, view: int) -> tuple[int, View | None]:
         """The highest lower line where the view is kept, and the view; (0, None): the inputs."""
+        sizes = self.examples.lengths(rows)
         for line in reversed(range(1, len(self.modules))):
-            lower = self.cache.find(self.below(line)._key(rows, view))
+            lower = self.cache.find(self.below(line)._key(rows, view), sizes)
             if lower is not None and lower.order is not None:
                 return line, lower
         return 0, None
 
     def _key(self, rows: Rows, view: int) -> str:
+        sizes = self.examples.lengths(rows)
+        differing = {} if sizes is None else {"lengths": _digest(sizes)}
         return files.sha256_json(
             {
                 **self.identity,
+                **differing,
                 "policy": self.policy.behind(view).as_json(),
                 "layers": self.layers,
                 "batch_size": self.batch_size,
                 "precision": self.compute.precision,
                 "device": self.compute.device.type,
                 "view": view,
-                "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+                "rows": _digest(rows),
             }
         )[:32]
 
@@ -154,6 +165,10 @@ class Account:
         self.charged[what] = max(seconds, kept.seconds), max(cpu, kept.cpu_seconds)
         self.computed += kept.computed
         self.sizes[kept.path.name] = kept.values.nbytes
+
+
+def _digest(numbers: Rows) -> str:
+    return hashlib.sha256(numbers.tobytes()).hexdigest()
 
 
 def cpu_seconds() -> float:

@@ -18,10 +18,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
 from tasks import files, versions
-from tasks.engine import depthwise, heads, low_rank, multi_layer, pooling, stochastic_depth
+from tasks.engine import (
+    depthwise,
+    heads,
+    lengths,
+    low_rank,
+    multi_layer,
+    pooling,
+    stochastic_depth,
+)
 from tasks.engine.device import Compute, resolve
 from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
 from tasks.engine.fold import folded
+from tasks.engine.lengths import Values
 from tasks.engine.loop import Trainer
 from tasks.engine.memory import mapped
 from tasks.engine.network import Network, digest
@@ -88,7 +97,7 @@ class Setup:
                 "run: thawline run --from embed"
             )
         torch.manual_seed(params.seed)  # of a random head
-        model, head = problem.build(plan.backbone, len(summary.classes), settings.head)
+        model, head = problem.build(backbone, len(summary.classes), settings.head)
         _transfer(backbone.model, model, head)
         if settings.stochastic_depth is not None:
             stochastic_depth.set_share(model, settings.stochastic_depth)
@@ -221,11 +230,11 @@ class Setup:
         last = len(self.plan.phases) - 1
         suffix = folded(self.network.run(self._line(self.plan.phases[last])))
         size = self.params.embed.batch_size
-        order = np.arange(len(self.targets["validation"]))
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
-        feed = self.data(last).validation
-        found = [self.compute.forward(suffix, x).argmax(1).cpu() for x in feed.batches(batches, 0)]
-        return np.asarray(torch.cat(found).numpy(), np.int64)
+        feed, found = self.data(last).validation, np.empty(len(self.targets["validation"]), int)
+        batches = lengths.batches(len(found), size, feed.lengths)
+        for chosen, inputs in zip(batches, feed.batches(batches, 0), strict=True):
+            found[chosen] = self.compute.forward(suffix, inputs).argmax(1).cpu().numpy()
+        return found
 
     def _solve(self, linear: nn.Linear, features: Tensor, targets: Tensor) -> None:
         """Put the closed form in a layer, unless it reads something else than pooled features."""
@@ -256,14 +265,14 @@ class Setup:
 
         if views[-1] > self.policy.views:
             later = partial(self._charged, split, keep, on_the_clock=True)
-            return Refreshed(later, self.policy.at, self.compute)
+            return Refreshed(later, self.policy.at, self.compute, self.examples.lengths(rows))
         self._deal(keep, views)
         kept = [self._charged(split, keep, view) for view in views]
         return Kept([self.compute.kept_near(values) for values in kept], self.compute)
 
     def _charged(
         self, split: str, keep: Callable[[int], View], view: int, on_the_clock: bool = False
-    ) -> Tensor:
+    ) -> Values:
         """A kept view, charged; `on_the_clock`: of a step, which measures what it computes."""
         dealt = self._deal(keep, [view]) if on_the_clock else 0
         kept = keep(view)
@@ -317,17 +326,18 @@ class Setup:
     def _features(self, top: nn.Module, feed: Feed, order: npt.NDArray[np.int64]) -> Tensor:
         """Output of the layer below the head for a feed's examples in some order, [n, d], in a
         mapped file."""
-        size = self.params.embed.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        sizes = None if feed.lengths is None else feed.lengths[order]
+        batches = lengths.batches(len(order), self.params.embed.batch_size, sizes)
         if len(batches) > 1 and len(batches[-1]) == 1:  # of one, a batch norm has no statistics
             batches[-2:] = [np.concatenate(batches[-2:])]
         pool, features = pooling.of(self.model), torch.empty(0)
         with torch.no_grad(), self.compute.autocast():
-            for i, inputs in enumerate(feed.batches(batches, 0)):
+            inputs_of = feed.batches([order[chosen] for chosen in batches], 0)
+            for i, (chosen, inputs) in enumerate(zip(batches, inputs_of, strict=True)):
                 found = pool(top(inputs)).cpu()
                 if not i:
                     features = mapped(self.project.scratch, (len(order), found.shape[1]))
-                features[i * size : i * size + len(found)] = found
+                features[chosen] = found
         return features
 
 
@@ -345,7 +355,16 @@ def _learned_from(
 
 
 def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
-    """The pretrained network with its own head, which nothing moves."""
+    """The pretrained network with its own head, which nothing moves.
+
+    Raises `ThawlineError` when it came without one.
+    """
+    own = heads.linear_of(backbone.model.get_submodule(backbone.head))
+    if own is not None and own.out_features < 2:
+        raise ThawlineError(
+            f"{backbone.name} has no head of its own, so there are no old predictions to keep; set "
+            "train.keep_close_to: none"
+        )
     model = backbone.model.eval().requires_grad_(False)
     return Network.of(chain(compute.host(model), backbone.head, example))
 

@@ -6,6 +6,7 @@ and what computing it has cost. The mark is written first, so an array without o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from tasks import files
+from tasks.engine import lengths
+from tasks.engine.lengths import Ints, Ragged, Values
 
 _STORED_AS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.float32}
 _SIGNED = {"bfloat16": np.int16, "float16": np.int16}
@@ -32,15 +35,15 @@ class View:
     """One view of some rows at a thaw line."""
 
     path: Path
-    values: Tensor  # [n, …], memory-mapped, in the precision it was computed in
+    values: Values  # of n rows, memory-mapped, in the precision they were computed in
     order: list[int] | None  # of its dimensions in memory when computed; None: had gaps
     seconds: float  # what computing it costs, from the decoded inputs
     cpu_seconds: float
     computed: int = 0  # views that were computed to have it, 0 when it was found
 
-    def batch(self, begin: int, end: int) -> Tensor:
+    def batch(self, chosen: Ints) -> Tensor:
         """Some rows, laid out as they were computed: the bits of what follows depend on it."""
-        rows = self.values[begin:end]
+        rows = lengths.take(self.values, chosen)
         return torch.empty_permuted(rows.shape, self.order or [], dtype=rows.dtype).copy_(rows)
 
 
@@ -51,36 +54,54 @@ class ViewCache:
     folder: Path
     budget: int  # bytes
 
-    def find(self, key: str) -> View | None:
-        """A view that is there and whole."""
+    def find(self, key: str, sizes: Ints | None = None) -> View | None:
+        """A view that is there and whole; `sizes`: the lengths of its rows, as it was written."""
         path, mark = self._paths(key)
         try:
             record = files.read_json(mark)
             os.utime(mark)  # what is used last goes last
             whole = record["sha256"] == files.sha256_file(path)
-            return _opened(path, path, record) if whole else None
+            return _opened(path, path, record, sizes) if whole else None
         except (OSError, ValueError, KeyError):  # another process may be making room
             return None
 
     def write(
-        self, key: str, count: int, batches: Iterable[Tensor], cost: Callable[[], dict[str, float]]
+        self,
+        key: str,
+        count: int,
+        batches: Iterable[tuple[Ints, Tensor]],
+        cost: Callable[[], dict[str, float]],
+        sizes: Ints | None = None,
     ) -> View:
-        """Write a view of `count` rows batch by batch; `cost()` says at the end what it took."""
+        """Write a view of `count` rows, of each batch with their positions in the view.
+
+        `cost()` says at the end what it took; `sizes`: the lengths of the rows, where they differ
+        and batches are padded.
+        """
         path, mark = self._paths(key)
         out: npt.NDArray[Any] | None = None
-        begin, record = 0, {}
+        rows: Ragged | None = None
+        record: dict[str, Any] = {}
         with files.atomic(path) as temporary:
-            for values in batches:
+            for chosen, values in batches:
                 if out is None:
-                    record = _description(values)
-                    out = self._allocated(temporary, values, count)
-                out[begin : begin + len(values)] = _bits(values.cpu())
-                begin += len(values)
+                    shape = (count, *values.shape[1:])
+                    if sizes is not None and values.ndim > 2:  # not yet one vector a row
+                        rows = Ragged(values[:0], sizes)
+                        shape = (int(sizes.sum()), *values.shape[2:])
+                    record = _description(values) | {"ragged": rows is not None}
+                    out = self._allocated(temporary, shape, values.dtype)
+                bits = _bits(values.cpu())
+                if rows is None:
+                    out[chosen] = bits
+                else:
+                    out[rows.places(chosen)] = bits[rows.inside(chosen)]
             if isinstance(out, np.memmap):
                 out.flush()
             record = {"sha256": files.sha256_file(temporary), **record, **cost()}
             files.write_json(mark, record)
-            return _opened(temporary, path, record)  # later, another process may have made room
+            # Later, another process may have made room.
+            return _opened(temporary, path, record, sizes)
 
     def make_room(self, needed: int = 0) -> None:
         """Drop what was used longest ago, but for what this process has mapped, until `needed`
@@ -105,10 +126,11 @@ class ViewCache:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
 
-    def _allocated(self, path: Path, values: Tensor, count: int) -> npt.NDArray[Any]:
-        self.make_room(count * values[0].nbytes)
-        shape = (count, *values.shape[1:])
-        out = np.lib.format.open_memmap(path, "w+", _STORED_AS[values.dtype], shape)
+    def _allocated(
+        self, path: Path, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> npt.NDArray[Any]:
+        self.make_room(math.prod(shape) * dtype.itemsize)
+        out = np.lib.format.open_memmap(path, "w+", _STORED_AS[dtype], shape)
         files.reserve(path)
         return out
 
@@ -134,14 +156,15 @@ def _bits(values: Tensor) -> npt.NDArray[Any]:
     return values.view(torch.int16).numpy().view(np.uint16)
 
 
-def _opened(file: Path, path: Path, record: dict[str, Any]) -> View:
+def _opened(file: Path, path: Path, record: dict[str, Any], sizes: Ints | None) -> View:
     """The view in a file that is at `path`, or will be."""
     dtype = record["dtype"]
     # Copy-on-write, as torch warns about read-only arrays; nobody writes.
     array = np.load(file, mmap_mode="c").view(_SIGNED.get(dtype, np.float32))
     _mapped[id(array)] = path
     finalize(array, _mapped.pop, id(array), None)
-    values = torch.from_numpy(array).view(getattr(torch, dtype))
+    flat = torch.from_numpy(array).view(getattr(torch, dtype))
+    values = flat if sizes is None or not record.get("ragged") else Ragged(flat, sizes)
     return View(path, values, record["order"], record["seconds"], record["cpu_seconds"])
 
 

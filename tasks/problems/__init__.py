@@ -63,7 +63,7 @@ class Backbone:
 
     name: str
     model: nn.Module  # with its original head
-    head: str  # module path of the original head, such as `classifier`
+    head: str  # module path of the original head, such as `classifier`; one output: it says nothing
     mean: tuple[float, ...]  # of the inputs' normalisation
     std: tuple[float, ...]
     weights_sha256: str
@@ -108,7 +108,14 @@ class Examples(Protocol):
         """The inputs of some rows [n, …], in order, e.g. float32 [n, 3, side, side].
 
         The same (rows, view) gives the same numbers; view 0 is the plain one. Any thread may ask.
+        Of different lengths, they are padded to the longest of the batch.
         """
+        ...
+
+    def lengths(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """How many positions the examples of some rows have, in any view, [n]: the second
+        dimension of a batch, and of what layers make of it, until they are pooled. None where all
+        have as many."""
         ...
 
 
@@ -238,7 +245,7 @@ class Problem(Protocol):
         """
         ...
 
-    def build(self, name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
+    def build(self, backbone: Backbone, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
         """The same architecture with random weights and a new head, and that head's module path.
 
         The keys below the head are those of the backbone.
@@ -280,7 +287,7 @@ class Problem(Protocol):
 
     # --- using (`tasks.package`, `tasks.predict`, `tasks.gate`, `tasks.tracking`)
 
-    def assets(self, project: Project, backbone: str) -> dict[str, bytes]:
+    def assets(self, project: Project, params: Params, backbone: str) -> dict[str, bytes]:
         """Name → content of further files that the packaged model needs, such as a vocabulary."""
         ...
 

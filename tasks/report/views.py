@@ -282,15 +282,15 @@ def retention(record: Retention) -> Values:
         axis = charts.axis([value for _, value in points], 190, 14)
         return {"title": title, "series": [charts.Series(name, kind, points)], "y": axis}
 
+    drawn = [chart("Accuracy", "accuracy", "validation_accuracy", "validation")]
+    if record.curve and record.curve[0].agreement is not None:
+        drawn.append(chart("Agreement", "agreement", "agreement", "with the old predictions"))
     return {
         "curve": record.curve,
         "best": record.best,
         "used": record.used,
         "x": charts.Axis(0, 1, 44, 408, (0.0, 0.25, 0.5, 0.75, 1.0)),
-        "charts": [
-            chart("Accuracy", "accuracy", "validation_accuracy", "validation"),
-            chart("Agreement", "agreement", "agreement", "with the old predictions"),
-        ],
+        "charts": drawn,
     }
 
 

@@ -113,7 +113,7 @@ def reference_logits(project: Project, split: str) -> tuple[np.ndarray, np.ndarr
     policy = ViewPolicy.read(project.augment / "policy.json")
     backbone = problem.backbone(BACKBONE, params.embed, project.root)
     inputs = problem.examples(project, policy, backbone).batch(rows, 0)
-    model, _ = problem.build(BACKBONE, 3, HeadParams())
+    model, _ = problem.build(backbone, 3, HeadParams())
     model.load_state_dict(load_file(project.train / "weights.safetensors"))
     with torch.inference_mode():
         return model.eval()(inputs).double().numpy(), manifest["target"].to_numpy()[rows]

@@ -37,6 +37,7 @@ from tasks.engine.split import chain
 from tasks.errors import ThawlineError
 from tasks.params import HeadParams, Params
 from tasks.plugins import load
+from tasks.problems.image_classification import backbones
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project, Reading, Selection, ThawPlan, TrainRun, ViewPolicy
 from tasks.retention import Retention
@@ -303,7 +304,7 @@ def test_levelled_vectors_have_one_size_whatever_the_layer() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "timm.test_convnext2"])
 def test_any_network_gives_as_many_features_as_its_layers_promise(name: str) -> None:
-    plain, path = PROBLEM.build(name, 3, HeadParams())
+    plain, path = backbones.build(name, 3, HeadParams())
     inputs = torch.randn(2, 3, 64, 64)
     below = chain(plain.eval(), path, inputs).layers[:-1]
     width = sum(layer.width for layer in below)
@@ -370,7 +371,7 @@ def _examples(project: Project, backbone: Any) -> Any:
 
 
 def _model(project: Project) -> nn.Module:
-    plain, path = PROBLEM.build(BACKBONE, 3, HeadParams())
+    plain, path = backbones.build(BACKBONE, 3, HeadParams())
     model = MultiLayer(plain, path, _reading(project), 3, HeadParams())
     model.load_state_dict(load_file(project.models / "model.safetensors"))
     return model.eval()

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tasks import files, package
+from tasks import files, onnx_file, package
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.problems.image_classification import onnx_export
@@ -96,4 +96,4 @@ def test_without_its_packages_there_is_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ThawlineError, match=r"pip install 'thawline\[onnx\]'"):
-        onnx_export.require()
+        onnx_file.require()

@@ -122,7 +122,7 @@ def judged(project: Project, state: dict[str, Tensor]) -> float:
     policy = ViewPolicy.read(project.augment / "policy.json")
     manifest = pd.read_parquet(project.manifest)
     rows = np.flatnonzero(manifest["split"] == "validation")
-    model, _ = problem.build(BACKBONE, 3, setup_params.train.head)
+    model, _ = problem.build(backbone, 3, setup_params.train.head)
     model.load_state_dict(state)
     with torch.inference_mode():
         images = problem.examples(project, policy, backbone).batch(rows, 0)
@@ -413,7 +413,7 @@ def test_images_of_ones_own_can_be_asked_about(written: Project) -> None:
     evaluate.run(written, params)
     found = figures(written)
     backbone = problem.backbone(BACKBONE, params.embed, written.root)
-    model, _ = problem.build(BACKBONE, 3, params.train.head)
+    model, _ = problem.build(backbone, 3, params.train.head)
     model.load_state_dict(load_file(written.train / "weights.safetensors"))
     pixels = torch.from_numpy(np.stack([p for _, p in drawn])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (backbone.mean, backbone.std))

@@ -38,6 +38,7 @@ from tasks.engine.multi_layer import MultiLayer
 from tasks.engine.setup import Setup
 from tasks.errors import ThawlineError
 from tasks.params import HeadParams, Params, TrainParams, replace
+from tasks.problems.image_classification import backbones
 from tasks.problems.image_classification.image_store import ImageStore
 from tasks.problems.image_classification.parameters import ImageAugment
 from tasks.problems.image_classification.predictor import Predictor
@@ -88,7 +89,7 @@ def trained(project: Project, params: Params) -> tuple[ThawPlan, TrainRun, dict[
 def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str) -> None:
     chosen = {"strategy": strategy, "layers": ["features.17"], "phase_epochs": 1}
     plan, run, weights = trained(project, settings(freeze=chosen, train={"epochs": 4}))
-    model, _ = plugins.load(problems, "image_classification").build("mobilenet_v2", 3, HeadParams())
+    model, _ = backbones.build("mobilenet_v2", 3, HeadParams())
     if plan.reading:
         model = MultiLayer(model, "classifier", plan.reading, 3, HeadParams())
     model.load_state_dict(weights)  # strict: no adapter and no wrapper is left

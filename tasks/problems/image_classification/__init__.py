@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tasks.baselines import Baseline
-    from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
+    from tasks.params import AugmentParams, EmbedParams, HeadParams, Params, PrepareParams
     from tasks.problems import Backbone, Examples
     from tasks.problems.image_classification.parameters import ImageAugment, ImagePrepare
     from tasks.records import Project, ViewPolicy
@@ -130,11 +130,11 @@ def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
     return backbones.backbone(name, embed, root)
 
 
-def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
+def build(backbone: Backbone, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
     """The same network with random weights and a new head, and the module path of that head."""
     from tasks.problems.image_classification import backbones
 
-    return backbones.build(name, classes, head)
+    return backbones.build(backbone.name, classes, head)
 
 
 def test_views(inputs: Tensor, policy: ViewPolicy) -> list[Tensor]:
@@ -183,7 +183,7 @@ def usage(record: Mapping[str, Any]) -> tuple[str, str]:
     return '["picture.jpg"]', telling.in_plain_pytorch(record)
 
 
-def assets(project: Project, backbone: str) -> dict[str, bytes]:
+def assets(project: Project, params: Params, backbone: str) -> dict[str, bytes]:
     """All that pixels need stands in `model.json`."""
     return {}
 

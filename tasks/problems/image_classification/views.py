@@ -108,6 +108,9 @@ class ImageExamples:
                     images[i] = self._transform(images[i])
         return torch.stack(images)
 
+    def lengths(self, rows: npt.NDArray[np.int64]) -> None:
+        """All images have one size."""
+
 
 def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> ImageExamples:
     """The prepared images as `backbone` wants them."""

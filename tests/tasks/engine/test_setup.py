@@ -35,6 +35,9 @@ class Counted:
         self.asked += len(rows)
         return self.of.batch(rows, view)
 
+    def lengths(self, rows: np.ndarray) -> np.ndarray | None:
+        return self.of.lengths(rows)
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:

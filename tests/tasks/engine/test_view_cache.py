@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ SIZE = 128 + ROWS * WIDTH * 4  # bytes of a view's file
 
 
 def write(cache: ViewCache, key: str) -> View:
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Iterator[tuple[np.ndarray, Tensor]]:
         for begin in range(0, ROWS, 16):
-            yield torch.full((16, WIDTH), float(begin))
+            yield np.arange(begin, begin + 16), torch.full((16, WIDTH), float(begin))
             sizes.append(sum(path.stat().st_size for path in cache.folder.glob("*.npy*")))
 
     sizes: list[int] = []

@@ -142,7 +142,6 @@ def test_bad_data_and_names_are_refused_in_one_sentence(case: Case, tmp_path: Pa
 
     refused = [read(name) for name in ("nowhere", "empty.csv", "other.csv", "odd.xyz")]
     refused += [ask("nowhere.txt"), lambda: case.problem.backbone("no_net", embedding, tmp_path)]
-    refused += [lambda: case.problem.build("no_net", 3, HeadParams())]
     for call in refused:
         with pytest.raises(ThawlineError) as error:
             call()
@@ -231,7 +230,7 @@ def test_the_network_is_a_chain_of_layers_with_costs(case: Case) -> None:
 def test_head_targets_and_loss_fit_together(case: Case, hidden: list[int]) -> None:
     classes = len(DataSummary.read(case.project.summary).classes)
     backbone = case.problem.backbone(case.kind.backbone, case.params.embed, case.project.root)
-    model, path = case.problem.build(case.kind.backbone, classes, HeadParams(hidden=hidden))
+    model, path = case.problem.build(backbone, classes, HeadParams(hidden=hidden))
     assert path == backbone.head
     own, old = (
         {k for k in m.state_dict() if not k.startswith(path)} for m in (model, backbone.model)
@@ -306,7 +305,7 @@ def test_what_only_this_problem_has_is_judged_shown_and_packaged(case: Case) -> 
     record, digests = (
         files.read_json(case.project.models / f"{n}.json") for n in ("model", "digests")
     )
-    assets = case.problem.assets(case.project, case.kind.backbone)
+    assets = case.problem.assets(case.project, case.params, case.kind.backbone)
     assert set(record.get("files", {})) == set(assets)
     for name, content in assets.items():
         assert (case.project.models / name).read_bytes() == content

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tasks.baselines import Baseline
-    from tasks.params import AugmentParams, EmbedParams, HeadParams, PrepareParams
+    from tasks.params import AugmentParams, EmbedParams, HeadParams, Params, PrepareParams
     from tasks.problems import Backbone
     from tasks.records import Project, ViewPolicy
 
@@ -109,10 +109,10 @@ def backbone(name: str, embed: EmbedParams, root: Path) -> Backbone:
     return networks.backbone(name, embed, root)
 
 
-def build(name: str, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
+def build(backbone: Backbone, classes: int, head: HeadParams) -> tuple[nn.Module, str]:
     from tasks.problems.signal_classification import networks
 
-    return networks.build(name, classes, head), networks.HEAD
+    return networks.build(backbone.name, classes, head), networks.HEAD
 
 
 def fetch(name: str) -> Path:
@@ -158,7 +158,7 @@ def usage(record: Mapping[str, Any]) -> tuple[str, str]:
     return '["0 0 1 1 0 0 1 1"]', ""
 
 
-def assets(project: Project, backbone: str) -> dict[str, bytes]:
+def assets(project: Project, params: Params, backbone: str) -> dict[str, bytes]:
     return {"unit.txt": b"volts\n"}
 
 

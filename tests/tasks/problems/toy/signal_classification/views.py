@@ -42,6 +42,9 @@ class SignalExamples:
                 signal += noise.astype(np.float32)
         return torch.from_numpy(found)
 
+    def lengths(self, rows: npt.NDArray[np.int64]) -> None:
+        """All signals have one."""
+
 
 def examples(project: Project, policy: ViewPolicy) -> SignalExamples:
     """Of the stored signals; the manifest may lack all but their ids and places."""

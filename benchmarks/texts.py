@@ -1,0 +1,181 @@
+"""Text classification: accuracy against CPU seconds, beside transformers' Trainer and TF-IDF.
+
+    .venv/bin/python -m benchmarks.texts --threads 1 --jobs 2       # 1.5 hours on 2 cores
+    .venv/bin/python -m benchmarks.texts --quick                    # 3 minutes
+
+1,500 labelled movie snippets, of which 15 % are validation, and all others as test; the same
+texts, splits and MiniLM weights for all. The Trainer fine-tunes everything; its rate and epochs are
+the best of a grid on validation with seed 0, and so is Thawline's rate where an arm says so. CPU
+seconds are those of the training process from texts to final weights (Thawline: from its store, the
+frozen part charged); imports and the evaluation on test are left out for all. SpamAssassin mails
+beside it, where counting words is hard to beat.
+Finished runs are kept: Thawline's below --work, those of others in benchmarks/runs, by kind of
+machine. Writes texts.json, texts.md and texts.svg into benchmarks/results (--quick: into --work).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import peers_report, projects
+from benchmarks.arms.data import Data
+from benchmarks.arms.runner import Arm, Run, Runner
+from benchmarks.options import benchmark_parser, parsed
+from benchmarks.peers_report import Interval, Summary
+from benchmarks.results_file import Results
+from tasks import catalogue, files
+from tasks.problems.text_classification.text_store import TextStore
+from tasks.records import SPLITS, DataSummary, Project
+
+BACKBONE = "minilm_l6"
+NAMES = ("movie_snippets", "spam_assassin")
+LABELLED = {False: 1500, True: 200}  # by quick: texts to train and choose with
+TESTED = {False: None, True: 400}
+MAX_TOKENS = 128
+TRAINER = {"epochs": (2, 4), "learning_rate": (2e-5, 5e-5, 1e-4, 2e-4)}
+RATES = (5e-5, 1e-4, 2e-4)
+OWN: dict[str, dict[str, Any]] = {"default": {}, "head_only": {"freeze.strategy": "head_only"}}
+
+
+def main() -> None:
+    options = parsed(benchmark_parser("texts", __doc__, seeds=3, data=NAMES))
+    results = Results("texts", "Texts: accuracy against CPU seconds", options.results)
+    runner = Runner.of(options, jobs=options.jobs)
+    values, lines = {}, []
+    for name in options.data:
+        data = make(name, options.work, options.quick)
+        print(f"{name}: {describe(data)}", flush=True)
+        values[name] = measured(runner, data, options)
+        lines += [f"## {name}", "", describe(data), "", *section(values[name]), ""]
+    peers_report.plot(
+        {name: found["arms"] for name, found in values.items()}, options.results / "texts.svg"
+    )
+    results.write({"data": values}, [*lines, "![accuracy against CPU seconds](texts.svg)"])
+
+
+def make(name: str, work: Path, quick: bool) -> Data:
+    """A project on a drawn part of the texts, prepared, and its texts as plain files."""
+    folder = work / f"texts-{projects.version()}"
+    table = folder / f"{name}.parquet"
+    if not table.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_table(name, folder, table, quick)
+    project = Project(folder / name)
+    if not (project.root / "params.yaml").exists():
+        command = [*projects.THAWLINE, "new", str(project.root), "--data", str(table)]
+        command += ["--problem", "text_classification"]
+        subprocess.run(command, cwd=folder, env=projects.environment(), check=True)
+    projects.restore(project.root)
+    plain = project.root / "texts"
+    digest = files.sha256_file(project.manifest) if project.manifest.exists() else ""
+    done = plain / "done.json"
+    if not (done.exists() and files.read_json(done)["digest"] == digest):
+        projects.run(project.root, "prepare", "augment", f"embed@{BACKBONE}", "select")
+        digest = files.sha256_file(project.manifest)
+        _export(project, plain)
+        files.write_json(done, {"digest": digest})
+    return Data(name, project, plain, digest, BACKBONE)
+
+
+def _write_table(name: str, folder: Path, table: Path, quick: bool) -> None:
+    """So many texts to train with, its classes in their shares, and all others to test."""
+    path = catalogue.fetch_data(name, folder)
+    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    drawn = frame.sample(frac=1, random_state=0)
+    share = LABELLED[quick] / len(drawn)
+    train = drawn.groupby("label", group_keys=False).sample(frac=share, random_state=0)
+    test = drawn.drop(train.index).iloc[: TESTED[quick]]
+    parts = [part.assign(split=split) for part, split in ((train, "train"), (test, "test"))]
+    kept = pd.concat(parts).sort_index()[["text", "label", "split"]]
+    with files.atomic(table) as temporary:
+        kept.to_parquet(temporary, index=False)
+
+
+def _export(project: Project, folder: Path) -> None:
+    manifest = pd.read_parquet(project.manifest)
+    store = TextStore(project.prepared, manifest)
+    folder.mkdir(exist_ok=True)
+    for split in SPLITS:
+        rows = np.flatnonzero(manifest["split"].to_numpy() == split)
+        texts = [store.text(int(row)) for row in rows]
+        targets = manifest["target"].to_numpy()[rows].tolist()
+        files.write_json(folder / f"{split}.json", {"texts": texts, "targets": targets})
+
+
+def describe(data: Data) -> str:
+    summary = DataSummary.read(data.project.summary)
+    counts = {split: sum(summary.counts[split].values()) for split in SPLITS}
+    return (
+        f"{counts['train']:,} training, {counts['validation']:,} validation and "
+        f"{counts['test']:,} test texts of {len(summary.classes)} classes, up to {MAX_TOKENS} "
+        "tokens."
+    )
+
+
+def measured(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
+    """Tune with seed 0, then run all chosen arms with further seeds, and compare."""
+    common = {"max_tokens": MAX_TOKENS}
+    ways = ["float32"] if options.quick else ["float32", "bfloat16"]
+    tried = [
+        Arm(way, "transformers", {**common, "precision": way, "epochs": 1, "learning_rate": 5e-5})
+        for way in ways
+    ]
+    speeds = runner.runs(data, [(arm, 0) for arm in tried], "speed")
+    fastest = min(speeds, key=lambda run: float(run.record["cpu_seconds"])).arm.settings
+    grid = [dict(zip(TRAINER, values, strict=True)) for values in product(*TRAINER.values())]
+    trainers = [
+        Arm("transformers, everything", "transformers", {**fastest, **point})
+        for point in grid[: 1 if options.quick else None]
+    ]
+    own = [Arm("Thawline, rate tuned", "thawline", {"train.learning_rate": rate}) for rate in RATES]
+    tuned = [_best(runner, data, arms) for arms in (trainers, own[: 1 if options.quick else None])]
+    arms = [
+        *tuned,
+        *(Arm(f"Thawline, {name}", "thawline", changed) for name, changed in OWN.items()),
+        Arm("TF-IDF", "counted", {}),
+    ]
+    found: dict[str, list[Run]] = {arm.label: [] for arm in arms}
+    wanted = [(arm, seed) for seed in range(1, options.seeds + 1) for arm in arms]
+    for run in runner.runs(data, wanted, "comparison"):
+        found[run.arm.label].append(run)
+    summaries = {label: Summary(runs) for label, runs in found.items()}
+    counted = summaries["TF-IDF"]
+    return {
+        "examples": describe(data),
+        "speeds": [run.record | {"settings": run.arm.settings} for run in speeds],
+        "arms": peers_report.rows([*summaries.values()], "transformers"),
+        "against_counted": {
+            label: peers_report.interval(summary.hits, counted.hits).__dict__
+            for label, summary in summaries.items()
+            if summary is not counted
+        },
+    }
+
+
+def _best(runner: Runner, data: Data, arms: list[Arm]) -> Arm:
+    """The arm that is best on validation with seed 0."""
+    runs = runner.runs(data, [(arm, 0) for arm in arms], "tuning")
+    key = ("validation_accuracy", "validation_loss")
+    return max(runs, key=lambda run: (run.record[key[0]], -run.record[key[1]])).arm
+
+
+def section(found: dict[str, Any]) -> list[str]:
+    chosen = "; ".join(f"{row['arm']}: {row['settings']}" for row in found["arms"])
+    lines = peers_report.table(found["arms"], "transformers")
+    lines += ["", "| arm | points above TF-IDF (95 %) |", "|---|---|"]
+    lines += [
+        f"| {label} | {Interval(**difference)} |"
+        for label, difference in found["against_counted"].items()
+    ]
+    return [*lines, "", f"Settings: {chosen}."]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""From a text to the token ids that an encoder sees, without randomness.
+
+A packaged model carries this module, so it needs NumPy and tokenizers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+Ids = npt.NDArray[np.int32]
+
+
+def tokenizer(vocabulary: str) -> Tokenizer:
+    """Of the content of a `tokenizer.json`; what it says of truncation and padding is left out."""
+    made = Tokenizer.from_str(vocabulary)
+    made.no_truncation()
+    made.no_padding()
+    return made
+
+
+def encoded(
+    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, truncate: str
+) -> list[Ids]:
+    """The ids of each text, with those at its begin and end, at most `max_tokens`.
+
+    What is too long loses its end, or with `head_and_tail` its middle: a quarter of what is kept is
+    from the begin, as in Sun et al. 2019 (arXiv:1905.05583).
+    """
+    found = tokenizer.encode_batch(list(texts))
+    tail = 1 if truncate == "head" else max_tokens - max_tokens // 4
+    return [np.asarray(_cut(each.ids, max_tokens, tail), np.int32) for each in found]
+
+
+def _cut(ids: list[int], most: int, tail: int) -> list[int]:
+    return ids if len(ids) <= most else ids[: most - tail] + ids[-tail:]
