@@ -12,13 +12,9 @@ from rich.text import Text
 
 from flows import stage as stages
 from flows.run import Ran
-from tasks import files, judgement
+from tasks import baselines, files, judgement
 from tasks.records import Project
 
-BASELINES = {
-    "baseline.majority.accuracy": "always the commonest class",
-    "baseline.linear_probe.accuracy": "linear head on frozen features",
-}
 FIGURES = ("backbone", "thaw line", "test accuracy", "baseline")
 
 
@@ -95,9 +91,8 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     metrics = result.get("metrics", {})
     if "test.accuracy" in metrics:
         yield "test accuracy", _accuracy(metrics)
-    for key, words in BASELINES.items():
-        if key in metrics:
-            yield "baseline", f"{metrics[key]:.3f}  {words}"
+    for words, accuracy in baselines.in_words(metrics).items():
+        yield "baseline", f"{accuracy:.3f}  {words}"
     if "registration" in result:
         known = result["registration"]
         aliases = ", ".join(known["aliases"]) or "no alias"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +15,12 @@ from tasks.metrics import Ints
 
 Features = npt.NDArray[np.float32]
 
+_ACCURACY = re.compile(r"baseline\.(.+)\.accuracy")
+_WORDS = {
+    "majority": "always the commonest class",
+    "linear_probe": "linear head on frozen features",
+}
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -20,7 +29,20 @@ class Baseline:
     name: str  # in metrics.json
     title: str  # in a sentence
     predicted: Ints  # [n]
-    details: dict[str, float | str]
+    details: dict[str, Any]  # JSON-ready: how it was made, and what its problem shows of it
+
+
+def in_words(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What each baseline of `metrics.json` is called, and its accuracy, in their order there.
+
+    Linear probes on candidates that were not chosen are left to the report.
+    """
+    found = {}
+    for key, accuracy in metrics.items():
+        match = _ACCURACY.fullmatch(key)
+        if match and not match[1].startswith("linear_probe_"):
+            found[_WORDS.get(match[1], match[1].replace("_", " "))] = accuracy
+    return found
 
 
 def majority(labels: Ints, classes: list[str], examples: int) -> Baseline:
@@ -41,5 +63,5 @@ def linear_probe(
     features, targets = train
     solution = ridge.fit(features, targets, classes, rows)
     predicted = (test @ solution.weight.T + solution.bias).argmax(1).astype(np.int64)
-    details: dict[str, float | str] = {"features": features.shape[1]}
+    details = {"features": features.shape[1]}
     return Baseline("linear_probe", "A linear probe on the frozen backbone", predicted, details)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks import problems
+from tasks import baselines, problems
 
 _FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
 }
-_BASELINES = {"majority": "always the commonest class", "linear_probe": "linear probe"}
 
 
 def text(record: dict[str, Any]) -> str:
@@ -58,7 +57,7 @@ model = Predictor("models")  # this folder; its digests are checked
 print(model.predict({argument}))  # label, probability, error, one column p_<class> a class
 ```
 
-{plain}`model.json` says the rest: size, normalisation, classes, temperature."""
+{plain}`model.json` says the rest: inputs, classes, temperature."""
 
 
 def _results(metrics: dict[str, float]) -> str:
@@ -69,9 +68,8 @@ def _results(metrics: dict[str, float]) -> str:
         ends = [metrics.get(f"test.{key}_{end}") for end in ("low", "high")]
         interval = "" if None in ends else f"{ends[0]:.3f}–{ends[1]:.3f}"
         lines.append(f"| {name} | {value:.3f} | {interval} |")
-    for key, name in _BASELINES.items():
-        if (value := metrics.get(f"baseline.{key}.accuracy")) is not None:
-            lines.append(f"| accuracy of the baseline: {name} | {value:.3f} | |")
+    for name, value in baselines.in_words(metrics).items():
+        lines.append(f"| accuracy of the baseline: {name} | {value:.3f} | |")
     if (ece := metrics.get("test.ece")) is not None:
         lines.append(f"| calibration error (ECE) | {ece:.3f} | |")
     return "\n".join(lines)
@@ -150,9 +148,15 @@ def _limits(record: dict[str, Any]) -> str:
     if drift["differs"]:
         name = record["classes"][drift["target"]]
         lines.append(f"- Validation and test data differ, most in what it takes for {name}.")
-    probe, low = metrics.get("baseline.linear_probe.accuracy"), metrics.get("test.accuracy_low")
-    if probe is not None and low is not None and probe >= low:
-        lines.append("- It is not clearly better than a linear probe on the frozen backbone.")
+    low, value = metrics.get("test.accuracy_low"), metrics.get("test.accuracy")
+    for name, other in baselines.in_words(metrics).items():
+        if low is None or value is None or other < low:
+            continue
+        figures = f"{other:.3f} against {value:.3f}"
+        if other > value:
+            lines.append(f"- A cheap baseline has a higher accuracy: {name}, {figures}.")
+        else:
+            lines.append(f"- It is not clearly better than a cheap baseline: {name}, {figures}.")
     return "\n".join(lines)
 
 

@@ -100,7 +100,11 @@ def verdict(
     cheaper = " freeze.strategy: head_only would give as much for less." if advice else ""
     if comparison.verdict == "worse":
         cheaper = " Set freeze.strategy to head_only, or lower the learning rate." if advice else ""
-        return f"{title} does better ({other} against {own}): {points} ahead.{cheaper}"
+        span = f"{-100 * gap.high:.1f} to {-100 * gap.low:.1f}"
+        return (
+            f"{title} does better ({other} against {own}): {points} ahead, interval {span}."
+            f"{cheaper}"
+        )
     half = 50 * (gap.high - gap.low)
     return (
         f"{title} does as well ({other} against {own}; not distinguishable: these test examples "

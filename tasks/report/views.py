@@ -255,6 +255,7 @@ def layers(plan: ThawPlan, learning_rate: float) -> list[Values]:
             {
                 "name": layer.name,
                 "parameters": layer.parameters,
+                "statistics": layer.buffers > 0,  # such as those of batch norms
                 "share": layer.flops / total,
                 "rates": rates,
                 "line": layer.name == plan.thaw_line,
