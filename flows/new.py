@@ -6,13 +6,14 @@ import importlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from flows import start as starts
 from tasks import params_file, problems, recipes, versions
@@ -22,7 +23,6 @@ from tasks.problems import Problem
 from tasks.records import Project
 
 TEMPLATES = Path(__file__).parent / "templates"
-MANIFESTS = (".csv", ".tsv", ".parquet")
 FEW = 1_000  # examples below which the recipe is that for small data
 MOST_THREADS = 8
 
@@ -53,7 +53,7 @@ class Wanted:
     name: str | None = None  # of the registered model
     recipe: str | None = None  # None: by the number of examples
     start: str | None = None  # a model or file of weights to start from, see `tasks.start`
-    options: dict[str, str] = field(default_factory=dict)  # keys of `prepare`: path_column …
+    options: dict[str, str] = field(default_factory=dict)  # keys of `prepare`, as typed
 
 
 def make(wanted: Wanted) -> list[str]:
@@ -76,22 +76,6 @@ def make(wanted: Wanted) -> list[str]:
     return [*told, f"made {folder}", f"next: cd {wanted.folder} && thawline run"]
 
 
-def own_options(arguments: Sequence[str]) -> dict[str, str]:
-    """`--text-column review` or `--text-column=review` as a key of `prepare` and its value.
-
-    Raises `ThawlineError` for anything else.
-    """
-    found: dict[str, str] = {}
-    left = iter(arguments)
-    for argument in left:
-        name, _, value = argument.partition("=")
-        value = value or next(left, "")
-        if not name.startswith("--") or not value:
-            raise ThawlineError(f"{argument!r} is not an option and its value; see --help")
-        found[name[2:].replace("-", "_")] = value
-    return found
-
-
 def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     from tasks.prepare import choose_salt
 
@@ -100,15 +84,13 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     _refuse_unknown(wanted.options, problem)
     (root / "params.yaml").write_text(template(wanted.problem), encoding="utf-8")
     data = _data(wanted.data, root)
-    is_manifest = Path(data).suffix.lower() in MANIFESTS
     values: dict[str, Any] = {
         "problem": wanted.problem,
         "threads": _threads(),
         "prepare.data": data,
         "register.model": wanted.name or _model_name(name),
+        **{f"prepare.{key}": _typed(problem, key, text) for key, text in wanted.options.items()},
     }
-    if is_manifest:
-        values |= {f"prepare.{key}": value for key, value in wanted.options.items()}
     values |= problem.proposals(root / data, wanted.options)
     parameters = _set(root, values)
     frame = problem.read(parameters.prepare, root)
@@ -153,6 +135,12 @@ def _sections(path: Path) -> dict[str, str]:
     return found
 
 
+def explained(problem: str, section: str) -> dict[str, str]:
+    """Key → its comment in a section of that `params.yaml`."""
+    text = template(problem).partition(f"\n{section}:\n")[2].partition("\n\n")[0]
+    return dict(re.findall(r"^  (\w+):.*?#\s+(.*)$", text, re.MULTILINE))
+
+
 def _data(given: str, root: Path) -> str:
     """The data's place as `prepare.data` says it; a name of the catalogue is fetched."""
     path = Path(given).expanduser()
@@ -195,6 +183,16 @@ def _refuse_unknown(options: dict[str, str], problem: Problem) -> None:
         if key not in known:
             option = f"--{key.replace('_', '-')}"
             raise ThawlineError(f"{option} is no option of this problem{nearest(key, known)}")
+
+
+def _typed(problem: Problem, key: str, text: str) -> Any:
+    """An option's value: a text where a text may stand, such as a column named 2024; several of
+    them with commas between; else YAML."""
+    kind = problem.sections().prepare.model_fields[key].annotation
+    if kind == list[str]:
+        return [part.strip() for part in text.strip("[] ").split(",")]
+    is_text = kind is str or (isinstance(kind, UnionType) and str in get_args(kind))
+    return text if is_text else params_file.parse(text.encode(), f"--{key.replace('_', '-')}")
 
 
 def _write_dvc_yaml(root: Path, problem: Problem, parameters: Params) -> None:

@@ -72,8 +72,8 @@ class PrepareParams(Section):
 
     data: str
     label_column: str = "label"
-    split_column: str = "split"
-    group_column: str = "group"
+    split_column: str = Field("split", description="manifest: the column with the split")
+    group_column: str = Field("group", description="manifest: the column with the group")
     columns: list[str] = []
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
     near_duplicates: bool = True

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import own_options
 from flows.commands.console import Json, app, out, print_json
+from flows.commands.own_options import OwnOptions
 from flows.project import find
 from tasks import problems
 from tasks.errors import ThawlineError
@@ -48,8 +50,9 @@ def ui(
     pages.serve(find(), host, prefect_port, mlflow_port, out)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(cls=OwnOptions, rich_help_panel=PANEL)
 def doctor(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Option(help="Look at this data instead, as in thawline new; needs no project."),
@@ -59,6 +62,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check versions, device, disk, data and stores, and say what to do.
+
+    With --data, a problem has options of its own, listed below, as in thawline new.
 
     Example: thawline doctor --data ~/pictures/flowers
     """
@@ -70,7 +75,7 @@ def doctor(
         from flows import doctor_data
         from flows.new import Wanted
 
-        options = {"label_column": label_column}
+        options = {"label_column": label_column} | own_options.given(context)
         findings = doctor_data.examine(Wanted(Path(), data, problem, options=options))
     if as_json:
         print_json(checks.as_json(findings))

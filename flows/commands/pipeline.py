@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import own_options
 from flows.commands.console import Json, app, err, out, print_json
+from flows.commands.own_options import OwnOptions
 from flows.project import find
 from tasks import problems
 from tasks.errors import ThawlineError
@@ -16,15 +18,12 @@ from tasks.errors import ThawlineError
 PANEL = "Pipeline"  # of --help
 
 
-@app.command(
-    rich_help_panel=PANEL,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+@app.command(cls=OwnOptions, rich_help_panel=PANEL)
 def new(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The project folder to make.")],
     data: Annotated[
-        str, typer.Option(help="A folder of class folders, a CSV or Parquet manifest, a data set.")
+        str, typer.Option(help="A folder of class folders, a table (manifest), a known data set.")
     ],
     problem: Annotated[str, typer.Option(help="What the model is for.")] = problems.DEFAULT,
     name: Annotated[str | None, typer.Option(help="Name of the model in the registry.")] = None,
@@ -33,12 +32,6 @@ def new(
     ] = None,
     start_from: Annotated[
         str | None, typer.Option(help="A model to start from, as in thawline start-from.")
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Manifest: the folder that its paths start from.")
-    ] = None,
-    path_column: Annotated[
-        str | None, typer.Option(help="Manifest: column with the file (path).")
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Manifest: column with the class (label).")
@@ -52,21 +45,21 @@ def new(
 ) -> None:
     """Make a project folder for your own data, or for a known data set.
 
-    A problem may have options of its own: any key of the section prepare, with - for _.
+    A problem has options of its own, listed below: any key of its section prepare.
 
     Example: thawline new flowers --data ~/pictures/flowers
+
+    Example: thawline new flowers --data photos.csv --images ~/pictures --path-column file
     """
     from flows import new as projects
 
     given = {
-        "images": images,
-        "path_column": path_column,
         "label_column": label_column,
         "split_column": split_column,
         "group_column": group_column,
     }
     options = {key: value for key, value in given.items() if value is not None}
-    options |= projects.own_options(context.args)
+    options |= own_options.given(context)
     wanted = projects.Wanted(folder, data, problem, name, recipe, start_from, options)
     for line in projects.make(wanted):
         out.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -12,8 +12,8 @@ from tasks.params import AugmentParams, Count, PrepareParams
 class ImagePrepare(PrepareParams):
     """How images are found, decoded and stored."""
 
-    images: str | None = None
-    path_column: str = "path"
+    images: str | None = Field(None, description="manifest: the folder that its paths start from")
+    path_column: str = Field("path", description="manifest: the column with the file")
     store_side: Count = 256
     max_pixels: Count = 50_000_000
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from flows import dag, new, repository, watch
+from flows.cli import app
 from tasks import params_file
 from tasks.errors import ParamsError, ThawlineError
 from tasks.records import Project
@@ -22,7 +24,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_a_project_gets_the_sections_of_its_problem(tmp_path: Path, data: Path) -> None:
     data.write_text(data.read_text().replace("signal,label", "reading,label"))
-    options = new.own_options(["--signal-column", "reading"])
+    options = {"signal_column": "reading"}
     told = new.make(new.Wanted(tmp_path / "made", str(data), NAME, options=options))
     assert told[0].startswith("121 examples of 3 classes")
     project = Project(tmp_path / "made")
@@ -41,14 +43,43 @@ def test_a_project_gets_the_sections_of_its_problem(tmp_path: Path, data: Path) 
 
 
 def test_what_only_another_problem_has_is_refused(tmp_path: Path, data: Path) -> None:
-    for option in ("--path-column", "--no-such"):
-        options = new.own_options([f"{option}=x"])
+    for key in ("path_column", "no_such"):
+        option = f"--{key.replace('_', '-')}"
         with pytest.raises(ThawlineError, match=f"{option} is no option of this problem"):
-            new.make(new.Wanted(tmp_path / "made", str(data), NAME, options=options))
+            new.make(new.Wanted(tmp_path / "made", str(data), NAME, options={key: "x"}))
         assert not (tmp_path / "made").exists()
-    with pytest.raises(ThawlineError, match="'stray' is not an option"):
-        new.own_options(["stray"])
     tree = KINDS[NAME].params(NAME, "x").model_dump(by_alias=True)
     tree["augment"]["image_size"] = 96
     with pytest.raises(ParamsError, match=r"augment\.image_size: unknown key"):
         params_file.check(tree)
+
+
+def asked(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments])
+
+
+def test_its_options_can_be_given_and_are_listed(tmp_path: Path, data: Path) -> None:
+    data.write_text(data.read_text().replace("signal,label", "reading,2024"))
+    folder = tmp_path / "made"
+    named = ["--problem", NAME, "--data", str(data), "--label-column", "2024"]
+    done = asked(
+        *["new", "--signal-column", "reading", str(folder), *named],
+        *["--max-unreadable=0.5", "--columns", "2024, reading"],
+    )
+    assert done.exit_code == 0, done.output
+    prepare = params_file.load(folder).prepare.model_dump()
+    assert (prepare["signal_column"], prepare["label_column"]) == ("reading", "2024")
+    assert prepare["max_unreadable"] == 0.5 and prepare["columns"] == ["2024", "reading"]
+    assert "max_unreadable: 0.5 " in (folder / "params.yaml").read_text()  # a number, as ever
+    shown = asked("new", "--problem", NAME, "--help").output
+    assert f"Options of {NAME}" in shown and "--signal-column" in shown
+    assert "# " not in shown and "numbers a signal" in shown  # as its params.yaml explains it
+    assert "--path-column" not in shown.partition("Options of")[2]
+
+
+def test_wrong_options_are_wrong_use(tmp_path: Path, data: Path) -> None:
+    start = ["new", str(tmp_path / "made"), "--data", str(data), "--problem", NAME]
+    for wrong in (["--path-column", "x"], ["--no-such=x"], ["--signal-column"], ["stray"]):
+        assert asked(*start, *wrong).exit_code == 2
+    assert asked("new", "--problem", "no_such", "--help").exception
+    assert not (tmp_path / "made").exists()
