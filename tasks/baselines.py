@@ -33,16 +33,15 @@ class Baseline:
 
 
 def in_words(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What each baseline of `metrics.json` is called, and its accuracy, in their order there.
-
-    Linear probes on candidates that were not chosen are left to the report.
-    """
-    found = {}
-    for key, accuracy in metrics.items():
-        match = _ACCURACY.fullmatch(key)
-        if match and not match[1].startswith("linear_probe_"):
-            found[_WORDS.get(match[1], match[1].replace("_", " "))] = accuracy
-    return found
+    """What each baseline of `metrics.json` is called, and its accuracy, those of all problems
+    first. Linear probes on candidates that were not chosen are left to the report."""
+    found = {m[1]: metrics[m[0]] for m in map(_ACCURACY.fullmatch, metrics) if m}
+    own = [name for name in found if not name.startswith("linear_probe_")]
+    order = [name for name in _WORDS if name in found]
+    return {
+        _WORDS.get(name, name.replace("_", " ")): found[name]
+        for name in dict.fromkeys([*order, *own])
+    }
 
 
 def majority(labels: Ints, classes: list[str], examples: int) -> Baseline:

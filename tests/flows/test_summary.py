@@ -25,6 +25,8 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
         "test.accuracy_high": 0.913,
         "baseline.majority.accuracy": 0.1,
         "baseline.linear_probe.accuracy": 0.84,
+        "baseline.linear_probe_resnet18.accuracy": 0.83,
+        "baseline.counted_words.accuracy": 0.86,  # of its problem alone
     }
     files.write_json(project.reports / "metrics.json", metrics)
     (project.reports / "report.html").write_text("<p>")
@@ -47,12 +49,14 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
         "0.900  (0.885 to 0.913)",
         "0.100  always the commonest class",
         "0.840  linear head",
+        "0.860  counted words",
         "clothes version 3 (challenger)",
         note,
         str(project.reports / "report.html"),
         "thawline ui",
     ):
         assert part in text.getvalue()
+    assert "resnet18" not in text.getvalue()
 
 
 def test_a_project_without_model_or_metrics_has_a_summary_too(tmp_path: Path) -> None:

@@ -243,7 +243,11 @@ def test_the_linear_probe_learns_and_is_no_weak_opponent() -> None:
     ("verdict", "gap", "told"),
     [
         ("better", (0.03, 0.01, 0.05), "does worse (80.0% against 83.0%): 3.0 points behind"),
-        ("worse", (-0.03, -0.05, -0.01), "3.0 points ahead. Set freeze.strategy to head_only"),
+        (
+            "worse",
+            (-0.03, -0.05, -0.01),
+            "3.0 points ahead, interval 1.0 to 5.0. Set freeze.strategy to head_only",
+        ),
         (
             "not distinguishable",
             (0.002, -0.01, 0.014),

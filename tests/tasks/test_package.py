@@ -216,3 +216,24 @@ def test_the_code_on_the_card_works(
         exec(block, {})
     for figure in ("0.900", "0.800–0.950", "0.850", "Apache-2.0", "帽子"):
         assert figure in card
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "told"),
+    [
+        (0.93, "A cheap baseline has a higher accuracy: counted words, 0.930 against 0.900."),
+        (0.85, "not clearly better than a cheap baseline: counted words, 0.850 against 0.900."),
+        (0.79, None),
+    ],
+)
+def test_the_card_says_when_a_baseline_is_as_good(
+    tmp_path: Path, accuracy: float, told: str | None
+) -> None:
+    project = trained_project.make(tmp_path, accuracy_low=0.82)
+    path = project.reports / "metrics.json"
+    files.write_json(path, {**files.read_json(path), "baseline.counted_words.accuracy": accuracy})
+    package.run(project, trained_project.params())
+    card = (project.models / "README.md").read_text(encoding="utf-8")
+    assert f"| accuracy of the baseline: counted words | {accuracy:.3f} |" in card
+    assert "linear head on frozen features, 0.850 against 0.900" in card  # a baseline of all
+    assert told in card if told else "counted words, " not in card

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 from torch import nn
 
 import tasks.problems
@@ -42,7 +44,7 @@ from tasks.engine.split import HEAD, chain
 from tasks.errors import DataError, ThawlineError
 from tasks.params import AugmentParams, HeadParams, Params, PrepareParams, key_paths, replace
 from tasks.problems import INPUT, Problem
-from tasks.records import DataSummary, Project, ViewPolicy
+from tasks.records import DataSummary, Project, ThawPlan, ViewPolicy
 from tests.tasks import trained_project
 from tests.tasks.problems.kinds import KINDS, TOY, Kind
 
@@ -301,7 +303,7 @@ def test_what_only_this_problem_has_is_judged_shown_and_packaged(case: Case) -> 
     for panel in case.problem.panels(case.project):
         assert f'<section id="{panel.name}">' in page and f'href="#{panel.name}"' in page
         assert all(len(row) == len(panel.columns) for row in panel.rows)
-        assert all(value in page for row in panel.rows for value in row)
+        assert all(str(escape(value)) in page for row in panel.rows for value in row)
     record, digests = (
         files.read_json(case.project.models / f"{n}.json") for n in ("model", "digests")
     )
@@ -318,6 +320,10 @@ def test_people_are_told_in_its_own_words(case: Case) -> None:
     assert all(bool(one.image) != bool(one.text) for one in shown)
     assert all(not one.image or one.image.startswith("data:image/") for one in shown)
     page = report.render(case.project, case.params, 1.0)
+    galleries = re.findall(r'class="(gallery[^"]*)"', page)  # of mistakes and odd examples
+    assert set(galleries) <= {"gallery texts" if shown[0].text else "gallery"}
+    if not any(layer.buffers for layer in ThawPlan.read(case.project.thaw_plan).layers):
+        assert "Batch norms" not in page
     assert case.problem.in_words(case.policy).sentence.split()[-1] in page
     assert f"decoded {case.problem.WORDS.many}" in page
     card = (case.project.models / "README.md").read_text()
