@@ -161,9 +161,9 @@ def baselines(project: Project) -> list[Baseline]:
 
 def panels(project: Project) -> list[Panel]:
     """Accuracy by length and by unknown words, and the words that tell."""
-    from tasks.problems.text_classification import panels
+    from tasks.problems.text_classification import report_panels
 
-    return panels.panels(project)
+    return report_panels.panels(project)
 
 
 def shown(project: Project, rows: Sequence[int]) -> list[Shown]:

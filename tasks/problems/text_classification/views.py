@@ -40,7 +40,7 @@ def policy(augment: TextAugment, seed: int) -> ViewPolicy:
         seed=seed,
         views=augment.views if hides else 1,
         shape={"max_tokens": augment.max_tokens, "truncate": augment.truncate},
-        transforms=[{"name": "token_dropout", "arguments": {"share": augment.drop}}]
+        transforms=[{"name": "token_dropout", "arguments": {"drop": augment.drop}}]
         if hides
         else [],
         refresh_epochs=augment.refresh_epochs if hides else 0,
@@ -65,7 +65,7 @@ class TextExamples:
         found = self.ids.take(rows, self.padding).long()
         for step in self.policy.transforms if view else ():
             for text, row in zip(found, rows, strict=True):
-                self._hide(text, int(row), view, step["arguments"]["share"])
+                self._hide(text, int(row), view, step["arguments"]["drop"])
         return found
 
     def lengths(self, rows: npt.NDArray[np.int64]) -> Ints:

@@ -167,7 +167,10 @@ def _started(path: Path, start: Start, sha256: str) -> Pretrained:
 def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrained:
     """A folder as transformers writes it. Raises `ThawlineError` for one that does not fit."""
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # what is wrong is said here
+    logging.disable_progress_bar()
     _needed(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if config.get("model_type") not in encoders.LAYERS:
@@ -181,6 +184,7 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
             attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused below
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

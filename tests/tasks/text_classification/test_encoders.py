@@ -1,4 +1,4 @@
-"""Encoders of transformers as chains of layers: the same numbers, and padding is no part of them."""
+"""Encoders of transformers as chains of layers: the same numbers, whatever the padding."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from tasks import evidence, files, metrics
 from tasks.metrics import Bootstrap
 from tasks.problems import Panel
-from tasks.problems.text_classification import counted_words, panels
+from tasks.problems.text_classification import counted_words, report_panels
 from tasks.records import Project
 from tests.tasks.text_classification import reviews
 
@@ -36,7 +36,7 @@ def evaluated(project: Project, right: Any = None) -> dict[str, Panel]:
     pd.DataFrame({**said, "group": tested["group"]}).to_parquet(
         project.evaluate / "predictions.parquet"
     )
-    return {panel.name: panel for panel in panels.panels(project)}
+    return {panel.name: panel for panel in report_panels.panels(project)}
 
 
 def test_accuracy_by_length_in_quarters(tmp_path: Path) -> None:
