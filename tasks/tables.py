@@ -1,0 +1,272 @@
+"""Tables of examples, CSV, TSV or Parquet, and the columns of them that all problems read.
+
+A table's index numbers what is in it for people, from 1; its name says what is counted: the rows
+after the header, or the lines of a file. `attrs[NAMES]` holds the names of all columns of the
+file, also of those that were not read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.errors import DataError, nearest
+from tasks.params import PrepareParams
+from tasks.records import COLUMN
+
+NAMES = "names"
+BLOCK = 1 << 20  # bytes of a text file in memory at once
+WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how a text in UTF-16 begins
+LONGEST = 16 << 20  # characters of a line; a file without lines would fill the memory
+AS_UTF8 = "save it as UTF-8"
+QUOTED = "a cell with a separator, a quote or a line break inside stands in double quotes"
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def examples(table: pd.DataFrame, params: PrepareParams, name: str) -> pd.DataFrame:
+    """`label`, `split`, `group`, and those of `params.columns` after `COLUMN`; `table`'s index.
+
+    `name`: of the table, for messages. Raises `DataError` for a missing column, label, or split.
+    """
+    labels = column(table, params.label_column, "prepare.label_column", name)
+    frame = pd.DataFrame({"label": _filled(text(labels), params.label_column, name)})
+    frame["split"] = _splits(_optional(table, "split_column", params, name), name)
+    frame["group"] = text(_optional(table, "group_column", params, name))
+    for own in params.columns:
+        frame[COLUMN + own] = _values(column(table, own, "prepare.columns", name))
+    return frame
+
+
+def column(table: pd.DataFrame, wanted: str, key: str, name: str) -> pd.Series[Any]:
+    """A column; `DataError` names the nearest ones where it is missing, or there twice.
+
+    `key`: of the parameter that asks for it.
+    """
+    columns = [str(c) for c in table.attrs.get(NAMES, table.columns)]
+    if columns.count(wanted) > 1:
+        raise DataError(f"{name} has two columns {wanted!r} ({key}): rename or remove one")
+    if wanted in columns and wanted in table:
+        return table[wanted]
+    folded = [c for c in columns if c.strip().lower() == wanted.lower()]
+    hint = f": did you mean {folded[0]!r}?" if folded else nearest(wanted, columns)
+    listed = ", ".join(repr(c) for c in columns[:20])
+    raise DataError(f"{name} has no column {wanted!r} ({key}); it has {listed}{hint}")
+
+
+def text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column as stripped text; empty is missing; whole floats lose their `.0`."""
+    if pd.api.types.is_float_dtype(column):
+        whole = column.dropna()
+        if (whole == whole.round()).all():
+            column = column.astype("Int64")
+    text = column.astype("str").where(column.notna())
+    text = text.str.strip()
+    return text.where(text != "").astype("str")
+
+
+def first(mask: pd.Series[Any]) -> str | None:
+    """The first marked row as people count it, such as `row 3`."""
+    return f"{mask.index.name} {mask.index[np.argmax(mask.to_numpy())]}" if mask.any() else None
+
+
+def numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table with rows that are counted from 1, whatever index the file brings."""
+    table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+    return table
+
+
+def read_csv(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> pd.DataFrame:
+    """All cells of a CSV or TSV file as text; an empty one is missing.
+
+    Raises `DataError` as `check_text`, and for what is no table.
+    """
+    check_text(path, encoding, otherwise)
+
+    def parsed(**options: Any) -> pd.DataFrame:
+        with path.open(encoding=without_mark(encoding), newline="") as stream:
+            return pd.read_csv(
+                stream,
+                sep="\t" if path.suffix.lower() == ".tsv" else ",",
+                dtype=str,
+                keep_default_na=False,  # a class may be called NA
+                na_values=[""],
+                index_col=False,
+                skipinitialspace=True,
+                **options,
+            )
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = parsed()
+        header = parsed(header=None, nrows=1).iloc[0]  # pandas renames the second of two alike
+    except pd.errors.ParserWarning:
+        raise DataError(
+            f"{path.name} has more cells in a row than in its header: {QUOTED}"
+        ) from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        told = f"{path.name} is not a readable table: {line(error)}"
+        quotes = isinstance(error, pd.errors.ParserError)
+        raise DataError(f"{told}; {QUOTED}" if quotes else told) from None
+    own = zip(header, table.columns, strict=True)
+    table.attrs[NAMES] = [name if isinstance(name, str) else other for name, other in own]
+    return numbered(table)
+
+
+def check_text(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> None:
+    """Read a file through once, a block in memory at a time.
+
+    Raises `DataError` with the byte and the line of what `encoding` cannot be, with what to do
+    `otherwise`; of a NUL character; and for a line of more than `LONGEST` characters.
+    """
+    lines, open_line, done = 1, 0, 0
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with path.open("rb") as file:
+        for block in _blocks(file.read):
+            try:
+                decoded = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                where, good = done + error.start, error.object[: error.start]
+                marked = where == 0 and block.startswith(WIDE)
+                if b"\0" in block and not marked and not _of_wide_characters(encoding):
+                    raise DataError(_nul(path, done + error.object.index(0))) from None
+                line_number = lines + good.count(b"\n")
+                raise DataError(
+                    f"{path.name} is not {encoding.upper()} at byte {where} "
+                    f"(line {line_number}): {otherwise}"
+                ) from None
+            if (place := decoded.find("\0")) >= 0:
+                raise DataError(_nul(path, done + len(decoded[:place].encode(encoding))))
+            *ended, rest = decoded.split("\n")
+            for piece in ended:
+                _refuse_long(path, lines, open_line + len(piece))
+                lines, open_line = lines + 1, 0
+            open_line += len(rest)
+            _refuse_long(path, lines, open_line)
+            done = file.tell() - len(decoder.getstate()[0])
+
+
+def without_mark(encoding: str) -> str:
+    """The encoding that passes over a mark of UTF-8 at the beginning."""
+    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """The blocks of a file, and an empty one in the end."""
+    while block := read(BLOCK):
+        yield block
+    yield b""
+
+
+def _nul(path: Path, byte: int) -> str:
+    return f"{path.name} has a NUL character at byte {byte}: it is no text"
+
+
+def _refuse_long(path: Path, number: int, characters: int) -> None:
+    if characters > LONGEST:
+        raise DataError(
+            f"{path.name}, line {number} has more than {LONGEST} characters: it is no table of "
+            "examples, or that line must go"
+        )
+
+
+def _of_wide_characters(encoding: str) -> bool:
+    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+
+
+def schema(path: Path) -> Any:
+    """The schema of a Parquet file. Raises `DataError` where there is none."""
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} is not a readable Parquet file: {line(error)}") from None
+
+
+def read_parquet(path: Path, names: list[str], label_column: str) -> pd.DataFrame:
+    """Some columns of a Parquet file; classes get the names that the file keeps for numbers."""
+    every = schema(path).names
+    try:
+        read = pq.read_table(path, columns=list(dict.fromkeys(n for n in every if n in names)))
+        read = with_class_names(read, label_column, features(read))
+        table = read.to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} is not a readable Parquet file: {line(error)}") from None
+    table.attrs[NAMES] = every
+    return numbered(table)
+
+
+def features(table: Any) -> Mapping[str, Any]:
+    """What Hugging Face says of the columns in the metadata of an Arrow table, or nothing."""
+    try:
+        return json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def with_class_names(table: Any, column: str, features: Mapping[str, Any]) -> Any:
+    """An Arrow table with the numbers of classes replaced by the names in `features`."""
+    try:
+        names = features[column]["names"]
+        numbers = table.column(column).to_pylist()
+        labels = [None if n is None or n < 0 else names[n] for n in numbers]
+    except (KeyError, TypeError, IndexError):
+        return table
+    index = table.schema.get_field_index(column)
+    return table.set_column(index, column, pa.array(labels, pa.string()))
+
+
+def line(error: Exception) -> str:
+    """The first line of what a library said."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _optional(table: pd.DataFrame, key: str, params: PrepareParams, name: str) -> pd.Series[Any]:
+    """A column that may be missing, unless the user named it or it is there under a twin's name."""
+    wanted = getattr(params, key)
+    asked_for = wanted != PrepareParams.model_fields[key].default
+    columns = table.attrs.get(NAMES, table.columns)
+    twin = any(str(c).strip().lower() == wanted.lower() for c in columns)
+    if asked_for or twin:
+        return column(table, wanted, f"prepare.{key}", name)
+    return pd.Series(None, index=table.index, dtype="str")
+
+
+def _values(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column as numbers where all that is there are some, else as text."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if (numbers.notna() == column.notna()).all() else text(column)
+
+
+def _filled(labels: pd.Series[Any], column: str, name: str) -> pd.Series[Any]:
+    if (row := first(labels.isna())) is not None:
+        more = int(labels.isna().sum()) - 1
+        also = f" (and {more} more)" if more else ""
+        raise DataError(f"{name}, {row} has no {column}{also}: fill it in or remove the row")
+    return labels
+
+
+def _splits(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    """Given splits under their own names; an empty one is to be drawn."""
+    given = text(column).str.lower()
+    splits = given.map(SPLIT_NAMES)
+    unknown = splits.isna() & given.notna()
+    if (row := first(unknown)) is not None:
+        split = given[unknown].iloc[0]
+        raise DataError(
+            f"{name}, {row}: unknown split {split!r}{nearest(split, SPLIT_NAMES)}; "
+            "known: train, validation, test, or empty"
+        )
+    return splits.astype("str")
