@@ -83,15 +83,16 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     problem = problems.load(wanted.problem)
     _refuse_unknown(wanted.options, problem)
     (root / "params.yaml").write_text(template(wanted.problem), encoding="utf-8")
+    options = {key: _typed(problem, key, text) for key, text in wanted.options.items()}
     data = _data(wanted.data, root)
     values: dict[str, Any] = {
         "problem": wanted.problem,
         "threads": _threads(),
         "prepare.data": data,
         "register.model": wanted.name or _model_name(name),
-        **{f"prepare.{key}": _typed(problem, key, text) for key, text in wanted.options.items()},
+        **{f"prepare.{key}": value for key, value in options.items()},
     }
-    values |= problem.proposals(root / data, wanted.options)
+    values |= problem.proposals(root / data, options)
     parameters = _set(root, values)
     frame = problem.read(parameters.prepare, root)
     given = frame["split"].notna().any()

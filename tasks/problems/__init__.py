@@ -160,11 +160,11 @@ class Problem(Protocol):
 
     # --- a new project
 
-    def proposals(self, data: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    def proposals(self, data: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Key path → value that `thawline new` writes for some data beside what all problems get.
 
-        `options`: keys of `prepare` that the user gave as options, as typed; they are written too,
-        but for those that are proposed here. Raises `ThawlineError` for a wrong one.
+        `options`: keys of `prepare` that the user gave as options, and their values; they are
+        written too, but for those that are proposed here. Raises `ThawlineError` for a wrong one.
         """
         ...
 

@@ -40,7 +40,7 @@ def sections() -> Sections:
     return Sections(ImagePrepare, ImageAugment)
 
 
-def proposals(data: Path, options: Mapping[str, str]) -> dict[str, Any]:
+def proposals(data: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """The size of images, and where a manifest's paths start from."""
     from tasks.problems.image_classification import proposing
 

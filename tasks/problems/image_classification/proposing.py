@@ -11,7 +11,7 @@ from tasks.errors import ThawlineError
 SIDE = 160  # photographs need more than the 96 of the embedded data set
 
 
-def proposals(data: Path, options: Mapping[str, str]) -> dict[str, Any]:
+def proposals(data: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """The size of images, and where a manifest's paths start from.
 
     Raises `ThawlineError` for a folder of images that there is not.

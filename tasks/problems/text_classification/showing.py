@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from tasks.problems import Shown
 from tasks.problems.text_classification.text_store import TextStore
-from tasks.records import Project, ViewPolicy
+from tasks.records import Project
 
 LONGEST = 400  # characters that are shown of a text
 WORD = 20  # a longer word may be cut in two
@@ -36,7 +35,3 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     cut = line[: longest - 1]
     words, space, rest = cut.rpartition(" ")
     return f"{(words if space and len(rest) < WORD else cut).rstrip()}…"
-
-
-def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
-    """Nothing: hidden tokens are no sight."""

@@ -38,7 +38,7 @@ def sections() -> Sections:
     return Sections(SignalPrepare, SignalAugment)
 
 
-def proposals(data: Path, options: Mapping[str, str]) -> dict[str, Any]:
+def proposals(data: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"augment.noise": 0.05}
 
 
