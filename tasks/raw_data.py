@@ -6,15 +6,18 @@ sha256 and raises `Mismatch` when the files are not those of the catalogue.
 
 from __future__ import annotations
 
+import email
+import email.policy
 import gzip
 import hashlib
 import io
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
+from email.message import EmailMessage
+from html.parser import HTMLParser
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tasks import files
 from tasks.progress import Advance, progress
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 ROWS = 1000  # images in a row group of a Parquet file, so that it can be read piece by piece
 IDX_HEADER = {"images": 16, "labels": 8}  # bytes before the pixels or labels of an .idx file
 
+CLEAR = 1.0  # of a score from -4 to 4: nearer to nought people did not agree
+
 Row = tuple[bytes, str, str]  # image file, label, split
+Text = tuple[str, str, str]  # source, text, label
 
 
 class Mismatch(RuntimeError):
@@ -56,14 +62,46 @@ def stamps(entry: Data, raw: Path, place: Path) -> None:
     ]
     listing = sorted(f"{label}/{path.name} {files.sha256_file(path)}" for label, path in chosen)
     _require(hashlib.sha256("\n".join(listing).encode()).hexdigest(), entry.sha256, str(raw))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
-        made = Path(scratch) / place.name
+    with files.atomic_folder(place) as made:
         for label, path in chosen:
             (made / label).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, made / label / path.name)
-        if not place.exists():  # another process may have been quicker
-            made.rename(place)
+
+
+def snippets(entry: Data, raw: Path, place: Path) -> None:
+    """Lines of number, score and text → one Parquet of the texts whose score is clear."""
+    ((name, sha256),) = entry.files.items()
+    _require(files.sha256_file(raw / name), sha256, name)
+    rows: list[Text] = []
+    for line in (raw / name).read_text(encoding="utf-8").splitlines():
+        number, score, text = line.split("\t")
+        if abs(float(score)) >= CLEAR:
+            rows.append((f"snippet {number}", text, "positive" if float(score) > 0 else "negative"))
+    with files.atomic(place) as temporary:
+        _write_texts(temporary, rows)
+
+
+def mails(entry: Data, raw: Path, place: Path) -> None:
+    """Folders of mails, a file each → one Parquet of what a reader sees of them."""
+    chosen = [
+        (label, path)
+        for label, pattern in entry.folders.items()
+        for path in sorted(raw.glob(f"{pattern}/*.txt"))
+    ]
+    listing = sorted(f"{label}/{path.name} {files.sha256_file(path)}" for label, path in chosen)
+    _require(
+        hashlib.sha256("\n".join(listing).encode()).hexdigest(),
+        entry.sha256,
+        f"{len(chosen)} mails",
+    )
+    rows: list[Text] = []
+    with files.atomic(place) as temporary:
+        with progress(f"reading {place.stem}", len(chosen)) as advance:
+            for label, path in chosen:
+                source = path.relative_to(raw).with_suffix("").as_posix()
+                rows.append((source, _seen(path.read_bytes()), label))
+                advance()
+        _write_texts(temporary, rows)
 
 
 def write_images(path: Path, rows: Iterable[Row]) -> None:
@@ -109,6 +147,70 @@ def _counted(rows: Iterable[Row], advance: Advance) -> Iterator[Row]:
     for row in rows:
         advance()
         yield row
+
+
+def _write_texts(path: Path, rows: list[Text]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = zip(*rows, strict=True)
+    table = pa.table(dict(zip(("source", "text", "label"), map(list, columns), strict=True)))
+    pq.write_table(table, path, compression="zstd")
+
+
+def _seen(content: bytes) -> str:
+    """The subject of a mail and its text.
+
+    All other headers are left out: receivers, routes, dates and a filter's marks tell the label by
+    how the mails were gathered, not by what they say. Likewise only the words of HTML are kept, as
+    most of its markup is in spam. What mailing lists add to a subject or below a text stays.
+    """
+    mail = email.message_from_bytes(content, policy=email.policy.default)
+    text = next(filter(None, (_part(mail, kind) for kind in ("plain", "html"))), "")
+    whole = f"{mail['subject'] or ''}\n\n{text}".strip()
+    return whole.encode("utf-8", "replace").decode("utf-8")  # without lone surrogates
+
+
+def _part(mail: EmailMessage, kind: str) -> str:
+    """The text of a mail in one of its forms, `plain` or `html`, or nothing."""
+    part = mail.get_body((kind,))
+    if part is None:
+        return ""
+    try:
+        text = str(part.get_content())
+    except LookupError:  # an invented encoding
+        text = cast(bytes, part.get_payload(decode=True)).decode("latin-1")
+    if kind == "html":
+        page = _Words()
+        page.feed(text)
+        page.close()
+        lines = (" ".join(line.split()) for line in "".join(page.words).splitlines())
+        text = "\n".join(filter(None, lines))
+    return text.strip()
+
+
+class _Words(HTMLParser):
+    """The words of an HTML page."""
+
+    BREAKS = ("br", "div", "h1", "h2", "h3", "h4", "hr", "li", "p", "td", "th", "title", "tr")
+    UNSEEN = ("script", "style")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.unseen = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.unseen = tag in self.UNSEEN
+        if tag in self.BREAKS:
+            self.words.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.unseen = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.unseen:
+            self.words.append(data)
 
 
 def _require(sha256: str, expected: str, what: str) -> None:
