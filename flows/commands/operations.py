@@ -12,7 +12,6 @@ from flows.commands import own_options
 from flows.commands.console import Json, app, out, print_json
 from flows.commands.own_options import OwnOptions
 from flows.project import find
-from tasks import problems
 from tasks.errors import ThawlineError
 
 PANEL = "Operations"  # of --help
@@ -58,7 +57,9 @@ def doctor(
         typer.Option(help="Look at this data instead, as in thawline new; needs no project."),
     ] = None,
     label_column: Annotated[str, typer.Option(help="Manifest: column with the class.")] = "label",
-    problem: Annotated[str, typer.Option(help="Data: what the model is for.")] = problems.DEFAULT,
+    problem: Annotated[
+        str | None, typer.Option(help="Data: what the model is for, as in thawline new.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check versions, device, disk, data and stores, and say what to do.

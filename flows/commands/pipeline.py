@@ -25,7 +25,12 @@ def new(
     data: Annotated[
         str, typer.Option(help="A folder of class folders, a table (manifest), a known data set.")
     ],
-    problem: Annotated[str, typer.Option(help="What the model is for.")] = problems.DEFAULT,
+    problem: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What the model is for; default: the data set's, or {problems.DEFAULT}."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the registry.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Values to start with; default: by the size of the data.")

@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 
 from flows import dag, new, repository, watch
 from flows.cli import app
-from tasks import params_file
+from tasks import catalogue, files, params_file, problems
+from tasks.catalogue import Source
 from tasks.errors import ParamsError, ThawlineError
 from tasks.records import Project
 from tests.tasks.problems.kinds import KINDS
@@ -40,6 +41,30 @@ def test_a_project_gets_the_sections_of_its_problem(tmp_path: Path, data: Path) 
         repository.check_places(repo, params)
         assert {"prepare", "embed@mlp_small", "package"} <= set(dag.graph(repo))
     assert watch.fingerprint(project)
+
+
+def test_a_known_data_set_brings_its_problem(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = catalogue.known_data()["fashion_mnist_sample"].model_copy(
+        update={
+            "problem": NAME,
+            "files": {data.name: files.sha256_file(data)},
+            "sources": [Source(folder=str(data.parent))],
+        }
+    )
+    monkeypatch.setattr(catalogue, "known_data", lambda: {"signals": entry})
+    new.make(new.Wanted(tmp_path / "made", "signals"))
+    params = params_file.load(tmp_path / "made")
+    assert (params.problem, params.augment.policy) == (NAME, "noise")
+    assert params.prepare.data == "data/signals.parquet"
+    assert "/data/signals.parquet\n" in (tmp_path / "made/.gitignore").read_text()
+    with pytest.raises(ThawlineError, match="not a readable Parquet"):  # what the user says comes first
+        new.make(new.Wanted(tmp_path / "images", "signals", problems.DEFAULT))
+    (tmp_path / "signals").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ThawlineError, match="no class folders"):  # and so does a folder here
+        new.make(new.Wanted(tmp_path / "images", "signals"))
 
 
 def test_what_only_another_problem_has_is_refused(tmp_path: Path, data: Path) -> None:
