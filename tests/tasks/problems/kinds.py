@@ -27,6 +27,7 @@ class Kind:
     draw: Callable[[Path], str]  # writes data into a folder; its name there
     ask: Callable[[Path], list[Path]]  # writes two inputs of `predict` into a folder
     backbone: str
+    unreadable: Any  # what its predictor cannot read
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def params(self, problem: str, data: str) -> Params:
@@ -61,6 +62,48 @@ def _pictures(folder: Path) -> list[Path]:
     return [folder]
 
 
+def _texts(folder: Path) -> str:
+    """Texts of words by chance, some of which only one class has."""
+    random = np.random.default_rng(0)
+    own = {"praise": "good fine great", "抱怨": "退货 太差 bad", "question": "how when where"}
+    common = [
+        "this",
+        "the",
+        "film",
+        "order",
+        "it",
+        "was",
+        "is",
+        "we",
+        "you",
+        "and",
+        "then",
+        "so",
+        "with",
+        "for",
+        "on",
+        "at",
+        "of",
+        "to",
+    ]
+    rows = []
+    for label, words in own.items():
+        for _ in range(24):
+            chosen = [
+                *random.choice(common, random.integers(3, 16)),
+                *random.choice(words.split(), 3),
+            ]
+            rows.append((" ".join(random.permutation(chosen)), label))
+    rows.append(("", "praise"))
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "texts.csv", index=False)
+    return "texts.csv"
+
+
+def _asked(folder: Path) -> list[Path]:
+    (folder / "new.csv").write_text('text\nthis was a great film\n"退货, and\nbad"\n')
+    return [folder / "new.csv"]
+
+
 def _signals(folder: Path) -> str:
     random = np.random.default_rng(0)
     shapes = {"flat": np.zeros(8), "上升": np.linspace(0, 1, 8), "jump": np.repeat([0.0, 1.0], 4)}
@@ -81,7 +124,14 @@ def _measured(folder: Path) -> list[Path]:
 
 KINDS = {
     "image_classification": Kind(
-        _images, _pictures, "mobilenet_v2", {"augment": {"image_size": 64}}
+        _images, _pictures, "mobilenet_v2", "no such file", {"augment": {"image_size": 64}}
     ),
-    "signal_classification": Kind(_signals, _measured, "mlp_small"),
+    "signal_classification": Kind(_signals, _measured, "mlp_small", "no numbers"),
+    "text_classification": Kind(
+        _texts,
+        _asked,
+        "minilm_l6",
+        "",
+        {"augment": {"policy": "token_dropout", "views": 2, "max_tokens": 32}},
+    ),
 }

@@ -261,7 +261,7 @@ def test_the_packaged_model_says_what_was_evaluated(case: Case) -> None:
     assert found["error"].isna().all()
     shares = said[[f"p_{i}" for i in range(len(classes))]].to_numpy()
     np.testing.assert_allclose(found.iloc[:, 3:].to_numpy(), shares, atol=1e-4)
-    bad = model.predict([*case.problem.samples(case.project, [0]), "no such thing"])
+    bad = model.predict([*case.problem.samples(case.project, [0]), case.kind.unreadable])
     assert bad["error"].notna().tolist() == [False, True]
     assert bad["label"].isna().tolist() == [False, True]
     assert bad.iloc[1, 3:].isna().all()

@@ -59,7 +59,9 @@ def test_a_known_data_set_brings_its_problem(
     assert (params.problem, params.augment.policy) == (NAME, "noise")
     assert params.prepare.data == "data/signals.parquet"
     assert "/data/signals.parquet\n" in (tmp_path / "made/.gitignore").read_text()
-    with pytest.raises(ThawlineError, match="not a readable Parquet"):  # what the user says comes first
+    with pytest.raises(
+        ThawlineError, match="not a readable Parquet"
+    ):  # what the user says comes first
         new.make(new.Wanted(tmp_path / "images", "signals", problems.DEFAULT))
     (tmp_path / "signals").mkdir()
     monkeypatch.chdir(tmp_path)
