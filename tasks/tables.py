@@ -79,7 +79,9 @@ def text(column: pd.Series[Any]) -> pd.Series[Any]:
 
 def first(mask: pd.Series[Any]) -> str | None:
     """The first marked row as people count it, such as `row 3`."""
-    return f"{mask.index.name} {mask.index[np.argmax(mask.to_numpy())]}" if mask.any() else None
+    return (
+        f"{mask.index.name} {mask.index[int(np.argmax(mask.to_numpy()))]}" if mask.any() else None
+    )
 
 
 def numbered(table: pd.DataFrame) -> pd.DataFrame:

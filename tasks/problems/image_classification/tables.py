@@ -68,7 +68,7 @@ def _load(path: Path, params: ImagePrepare, embedded: bool) -> pd.DataFrame:
     return tables.read_parquet(path, [*wanted], params.label_column)
 
 
-def _inside(images: Path, name: str, path: Path, row: int) -> Path:
+def _inside(images: Path, name: str, path: Path, row: object) -> Path:
     """The file that a manifest names, which must lie inside the images' folder, links followed."""
     try:
         file = (images / name).resolve()

@@ -141,16 +141,23 @@ def _candidates(
     signatures: Signatures, rows: npt.NDArray[np.int64], band: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Pairs of some rows that agree in all minima of a band, `COMPARED` at a time."""
-    keys = np.zeros(len(rows), np.uint64)
-    for place in range(band * ROWS, (band + 1) * ROWS):
-        keys = _mixed(keys + np.uint64(1) + signatures[rows, place])
-    order = np.argsort(keys, kind="stable")
+    keys = _keys(signatures, rows, band)
+    others = _keys(signatures, rows, (band + 1) % BANDS)
+    order = np.lexsort((others, keys))  # of many that agree, those next to each other are alike
     keys, rows = keys[order], rows[order]
     for gap in range(1, min(NEAREST + 1, len(rows))):
         places = np.flatnonzero(keys[gap:] == keys[:-gap])
         for start in range(0, len(places), COMPARED):
             some = places[start : start + COMPARED]
             yield rows[some], rows[some + gap]
+
+
+def _keys(signatures: Signatures, rows: npt.NDArray[np.int64], band: int) -> Hashes:
+    """A number for each of some rows: equal where all minima of a band are, hardly ever else."""
+    keys = np.zeros(len(rows), np.uint64)
+    for place in range(band * ROWS, (band + 1) * ROWS):
+        keys = _mixed(keys + np.uint64(1) + signatures[rows, place])
+    return keys
 
 
 def _alike(
