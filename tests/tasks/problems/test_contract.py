@@ -6,6 +6,8 @@ import inspect
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,7 +46,7 @@ from tasks.engine.split import HEAD, chain
 from tasks.errors import DataError, ThawlineError
 from tasks.params import AugmentParams, HeadParams, Params, PrepareParams, key_paths, replace
 from tasks.problems import INPUT, Problem
-from tasks.records import DataSummary, Project, ThawPlan, ViewPolicy
+from tasks.records import DataSummary, Project, ThawPlan, TrainRun, ViewPolicy
 from tests.tasks import trained_project
 from tests.tasks.problems.kinds import KINDS, TOY, Kind
 
@@ -348,6 +350,60 @@ def test_the_champion_predicts_what_it_is_asked(
     assert pd.read_csv(out)["label"].tolist() == alone["label"].tolist()
     model = predict.load(case.project, case.params, "challenger")
     assert model.predict(case.problem.input_example())["error"].isna().all()
+
+
+KILLED = """
+import os, signal, sys, tasks.problems
+tasks.problems.__path__.append(sys.argv[1])
+from tasks import params_file, train
+from tasks.engine.loop import Trainer
+from tasks.records import Project
+
+saved = Trainer.save
+
+
+def save(trainer, running):
+    saved(trainer, running)
+    if trainer.state.step >= int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+Trainer.save = save
+project = Project(tasks.problems.Path.cwd())
+train.run(project, params_file.load(project.root))
+"""
+
+
+def test_a_killed_training_goes_on_bit_for_bit_and_proves_what_was_frozen(
+    case: Case, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "project")
+    shutil.copytree(case.project.root, project.root)
+    shutil.rmtree(project.scratch / "checkpoints")
+    params = replace(case.params, {"train.checkpoint_seconds": 0.001})
+    files.write_json(project.root / "params.yaml", params.model_dump(by_alias=True))  # YAML too
+    command = [sys.executable, "-c", KILLED, str(TOY), "4"]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    train.run(project, params)
+    run = TrainRun.read(project.train / "run.json")
+    assert run.resumed_from_step == 4 < run.steps
+    assert run.frozen_before == run.frozen_after and len(run.frozen_before) == 1
+    name = "weights.safetensors"
+    assert (project.train / name).read_bytes() == (case.project.train / name).read_bytes()
+
+
+def test_it_can_be_written_as_onnx_or_says_that_it_cannot(case: Case, tmp_path: Path) -> None:
+    if not (problems.folder_of(case.name) / "onnx_export.py").is_file():
+        with pytest.raises(ThawlineError, match="cannot be written as ONNX; set package"):
+            problems.exporting(case.name)
+        return
+    shutil.copytree(case.project.models, tmp_path / "models")
+    found = problems.exporting(case.name).add(tmp_path / "models", case.project, 1)
+    tested = int((case.manifest["split"] == "test").sum())
+    assert found[case.problem.WORDS.many] == tested and found["other_labels"] == 0
+    assert found["largest_difference"] < 1e-4
+    assert (tmp_path / "models/model.onnx").stat().st_size > 10_000
 
 
 def test_the_core_names_no_problem() -> None:
