@@ -85,12 +85,9 @@ class Predictor:
         return shares
 
     def _refused(self, text: Any) -> str | None:
-        most = self.record["inputs"]["max_characters"]
         if not isinstance(text, str):
-            return f"a text is wanted, not {type(text).__name__}"
-        if not text.strip():
-            return "the text is empty"
-        return f"longer than {most:,} characters" if len(text) > most else None
+            return "is no text"
+        return tokens.refusal(text, self.record["inputs"]["max_characters"]) or None
 
 
 def describe(project: Project, params: Params, backbone: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pandas as pd
 from tasks import partition
 from tasks.errors import DataError
 from tasks.problems.text_classification.parameters import TextPrepare
+from tasks.problems.text_classification.tokens import refusal
 from tasks.progress import progress
 
 TEXTS = "texts.bin"
@@ -39,21 +40,6 @@ class TextStore:
         """One text, as it was given."""
         start = self._offsets[row]
         return self._texts[start : start + self._bytes[row]].tobytes().decode("utf-8")
-
-
-def refusal(text: str, most: int) -> str:
-    """Why a text is set aside, or nothing; `most`: the characters that it may have."""
-    if len(text) > most:
-        return f"has {len(text)} characters, more than prepare.max_characters ({most})"
-    if (place := text.find("\0")) >= 0:
-        return f"has a NUL character at place {place + 1}"
-    if not text.strip():
-        return "is empty"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "has half a surrogate pair, which is no character"
-    return ""
 
 
 def store(

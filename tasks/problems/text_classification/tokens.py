@@ -1,4 +1,4 @@
-"""From a text to the token ids that an encoder sees, without randomness.
+"""Which texts are taken, and the token ids that an encoder sees of them, without randomness.
 
 A packaged model carries this module, so it needs NumPy and tokenizers alone.
 """
@@ -20,6 +20,21 @@ def tokenizer(vocabulary: str) -> Tokenizer:
     made.no_truncation()
     made.no_padding()
     return made
+
+
+def refusal(text: str, most: int) -> str:
+    """Why a text is set aside, or nothing; `most`: the characters that it may have."""
+    if len(text) > most:
+        return f"has {len(text)} characters, more than prepare.max_characters ({most})"
+    if (place := text.find("\0")) >= 0:
+        return f"has a NUL character at place {place + 1}"
+    if not text.strip():
+        return "is empty"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "has half a surrogate pair, which is no character"
+    return ""
 
 
 def encoded(
