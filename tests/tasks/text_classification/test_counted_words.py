@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks import evaluate, evidence, files
+from tasks import evidence, files
 from tasks.baselines import Baseline
 from tasks.metrics import Bootstrap
 from tasks.problems.text_classification import counted_words
@@ -44,6 +44,12 @@ def test_without_spaces_characters_are_counted(tmp_path: Path) -> None:
     assert len(words.found_in) == len(reviews.CHINESE)  # each clause is a word of its own
     told = {each["label"]: " ".join(each["units"]) for each in found.details["telling"]}
     assert "满意" in told["好评"] and "难吃" in told["差评"], told
+
+
+def test_classes_in_several_languages_are_told_each_in_its_own_units(tmp_path: Path) -> None:
+    found, _ = judged(reviews.project(tmp_path, reviews.ENGLISH + reviews.CHINESE))
+    told = {each["label"]: each["units"] for each in found.details["telling"]}
+    assert "great" in told["positive"] and "满意" in told["好评"]
 
 
 def texts(examples: list[reviews.Example]) -> counted_words.Texts:
@@ -141,5 +147,5 @@ def test_the_report_says_when_it_wins(tmp_path: Path) -> None:
     assert told["sentence"].startswith(f"A linear model of counted {found.details['units']}")
     assert f"does better ({100 * accuracy:.1f}% against 0.0%)" in told["sentence"]
     assert "points ahead, interval" in told["sentence"]
-    files.write_json(tmp_path / "evaluation.json", evaluate.evidence.plain(told))
-    assert files.read_json(tmp_path / "evaluation.json")["details"]["telling"]
+    files.write_json(tmp_path / "evaluation.json", told)  # as `evaluate` writes it
+    assert files.read_json(tmp_path / "evaluation.json") == told
