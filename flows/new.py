@@ -204,7 +204,7 @@ def _refuse_unknown(options: dict[str, str], problem: Problem) -> None:
 def _typed(problem: Problem, key: str, text: str) -> Any:
     """An option's value: a text where a text may stand, such as a column named 2024; several of
     them with commas between; else YAML."""
-    kind = problem.sections().prepare.model_fields[key].annotation
+    kind: Any = problem.sections().prepare.model_fields[key].annotation
     if kind == list[str]:
         return [part.strip() for part in text.strip("[] ").split(",")]
     is_text = kind is str or (isinstance(kind, UnionType) and str in get_args(kind))

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from flows.commands.console import out
 from tasks import problems
+from tasks.params import PrepareParams
 
 _KEY = "thawline.own_options"
 
@@ -38,9 +39,11 @@ class OwnOptions(TyperCommand):
             table.add_row(f"  {name}", said.get(key, ""))
         out.print(f" Options of {problem}, keys of its section prepare:", markup=False)
         out.print(table, markup=False)
+        example = f"thawline {ctx.info_name} … --problem {problem} {_example(problem)}"
+        out.print(f"\n Example: {example}", markup=False, highlight=False)
         others = ", ".join(name for name in problems.names() if name != problem)
         if others:
-            out.print(f"\n With --problem NAME --help, those of {others}.\n", markup=False)
+            out.print(f" With --problem NAME --help, those of {others}.\n", markup=False)
 
 
 def given(context: typer.Context) -> dict[str, str]:
@@ -62,6 +65,14 @@ def explanations(problem: str) -> dict[str, str]:
     said = new.explained(problem, "prepare")
     fields = problems.load(problem).sections().prepare.model_fields
     return said | {key: field.description for key, field in fields.items() if field.description}
+
+
+def _example(problem: str) -> str:
+    """An option that only this problem has, with a value that it can have."""
+    fields = problems.load(problem).sections().prepare.model_fields
+    own = {k: f.default for k, f in fields.items() if k not in PrepareParams.model_fields}
+    texts = (f"{names(problem)[k]} {value}" for k, value in own.items() if isinstance(value, str))
+    return next(texts, "")
 
 
 def _value(option: str, args: list[str]) -> str | None:

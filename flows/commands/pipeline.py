@@ -53,8 +53,6 @@ def new(
     A problem has options of its own, listed below: any key of its section prepare.
 
     Example: thawline new flowers --data ~/pictures/flowers
-
-    Example: thawline new flowers --data photos.csv --images ~/pictures --path-column file
     """
     from flows import new as projects
 

@@ -101,6 +101,7 @@ def test_its_options_can_be_given_and_are_listed(tmp_path: Path, data: Path) -> 
     shown = asked("new", "--problem", NAME, "--help").output
     assert f"Options of {NAME}" in shown and "--signal-column" in shown
     assert "# " not in shown and "numbers a signal" in shown  # as its params.yaml explains it
+    assert f"Example: thawline new … --problem {NAME} --signal-column signal" in shown
     assert "--path-column" not in shown.partition("Options of")[2]
 
 

@@ -93,7 +93,7 @@ def test_the_words_that_tell_most(
 ) -> None:
     project = reviews.project(tmp_path, examples)
     panel = evaluated(project)["telling-words"]
-    rows = dict(panel.rows)
+    rows = {row[0]: row[1] for row in panel.rows}
     assert tells in rows[of].split(" · ")
     assert all(tells not in told for label, told in rows.items() if label != of)
     assert panel.title == f"Telling {panel.columns[1].lower()}"
