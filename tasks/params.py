@@ -229,6 +229,7 @@ class TrainParams(Section):
     label_smoothing: Fraction = 0.1
     mix: Literal["none", "mixup", "cutmix"] = "mixup"
     mix_alpha: Positive = 0.2
+    contrast: Annotated[float, Field(ge=0)] = 0.0
     balance: Literal["none", "class_weights", "sampling", "focal"] = "none"
     stochastic_depth: Fraction | None = None
     keep_close_to: Literal["none", "old_predictions"] = "none"
@@ -239,6 +240,12 @@ class TrainParams(Section):
     average_weights: Literal["none", "blend_with_start"] = "none"
     devices: CountOrAuto = 1
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10
+
+    @model_validator(mode="after")
+    def _classes_are_whole(self) -> TrainParams:
+        if self.contrast and self.mix != "none":
+            raise ValueError("contrast draws whole examples of a class together; set mix: none")
+        return self
 
 
 NEVER_CHANGES_A_RESULT = {"checkpoint_seconds"}  # of `TrainParams`: no part of what identifies one

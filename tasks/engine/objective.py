@@ -13,6 +13,7 @@ from torch.nn import functional
 from tasks.params import TrainParams
 
 FOCUS = 2.0  # the exponent of focal loss that its paper found best
+NEARNESS = 0.3  # the temperature of the contrastive loss that Gunel et al. found best
 TEMPERATURE = 2.0  # at which old predictions are kept, as in the paper
 
 
@@ -54,6 +55,20 @@ class Objective:
             return generator.permutation(len(targets))
         chances = self.class_weights.double()[targets].numpy()
         return generator.choice(len(targets), len(targets), p=chances / chances.sum())
+
+    def contrast(self, features: Tensor, targets: Tensor) -> Tensor:
+        """How far examples of a class [n, d] are from each other, seen from the others'.
+
+        The supervised contrastive loss (Khosla et al., NeurIPS 2020, arXiv:2004.11362) beside
+        cross-entropy, as Gunel et al. (ICLR 2021, arXiv:2011.01403) tune language models on few
+        examples; 0 where no two of a batch are of one class.
+        """
+        points = functional.normalize(features.float(), dim=1)
+        itself = torch.eye(len(points), dtype=torch.bool, device=points.device)
+        near = (points @ points.T / NEARNESS).masked_fill(itself, -torch.inf).log_softmax(1)
+        alike = (targets[:, None] == targets) & ~itself
+        each = near.masked_fill(~alike, 0).sum(1) / alike.sum(1).clamp(min=1)
+        return -self.params.contrast * each.mean()
 
     def drift(self, logits: Tensor, before: Tensor) -> Tensor:
         """What predictions of the old classes may cost by moving away from what they were.

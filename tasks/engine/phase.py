@@ -24,6 +24,7 @@ from tasks.engine.average import Average
 from tasks.engine.fold import folded
 from tasks.engine.network import Network, digest
 from tasks.engine.objective import Objective
+from tasks.engine.pooling import Pool
 from tasks.engine.prefix import cpu_seconds
 from tasks.engine.state import PhaseData
 from tasks.errors import Diverged, ThawlineError
@@ -53,7 +54,7 @@ class PhaseRun:
         self.start = min(self.network.index(name) for name in self.learned)
         self.network.learn(self.learned, trainer.frozen_norms, self.phase.learns)
         self.suffix = self.network.run(self.start)
-        self.body, self.head = self.suffix[:-1], self.suffix[-1]
+        self.body, self.head, self.pool = self.suffix[:-1], self.suffix[-1], Pool()
         self.old = data.old if self.params.keep_close_to == "old_predictions" else None
         self.examples = len(data.train_targets)
         self.batch = min(self.params.batch_size, self.examples)
@@ -222,6 +223,8 @@ class PhaseRun:
             logits = self.head(top)
             now = self.old.head(top) if self.old else None
         loss = self.objective(logits.float(), targets)
+        if self.params.contrast:
+            loss = loss + self.objective.contrast(self.pool(top), targets)
         if now is None or before is None:
             return loss
         return loss + self.objective.drift(now.float(), before)

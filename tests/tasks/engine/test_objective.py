@@ -88,6 +88,25 @@ def test_cutmix_pastes_a_box_and_shares_by_its_area() -> None:
     assert any(len(mixed[row].unique()) == 2 for row in range(4))
 
 
+def test_contrast_is_least_where_classes_lie_apart() -> None:
+    drawing = objective(contrast=2.0, mix="none")
+    targets = torch.tensor([0, 0, 1, 1, 2])
+    random = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = drawing.contrast(random, targets)
+    # By hand: for each example, the mean over others of its class; the last has none.
+    near = torch.nn.functional.cosine_similarity(random[:, None], random[None], dim=2) / 0.3
+    total = sum(
+        torch.logsumexp(near[i][torch.arange(5) != i], 0) - near[i, j]
+        for i, j in ((0, 1), (1, 0), (2, 3), (3, 2))
+    )
+    torch.testing.assert_close(found, 2 * total / 5)
+    found.backward()
+    assert random.grad is not None and torch.isfinite(random.grad).all()
+    apart = torch.eye(3)[targets]
+    assert drawing.contrast(apart, targets) < drawing.contrast(apart.roll(1, 0), targets)
+    assert drawing.contrast(torch.eye(3), torch.arange(3)) == 0
+
+
 def test_drift_is_the_divergence_from_the_old_predictions_at_its_temperature() -> None:
     keeping = objective(keep_close_to="old_predictions", keep_weight=3.0)
     before = torch.tensor([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [0.5, 0.0]])
