@@ -50,7 +50,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 def main(folder: Path, out: Path, seed: int, settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(settings["weights"], local_files_only=True)
     given = {split: json.loads((folder / f"{split}.json").read_text()) for split in SPLITS}
     clock = Clock()

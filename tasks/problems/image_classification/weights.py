@@ -145,7 +145,7 @@ def _packaged(name: str) -> Weights:
     path, entry = catalogue.fetch_weights(name), catalogue.known_weights()[name]
     return Weights(
         path,
-        entry.sha256,
+        entry.digest,
         entry.title,
         entry.licence,
         entry.pretraining,

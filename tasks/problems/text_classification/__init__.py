@@ -192,7 +192,7 @@ def asked(given: Sequence[Path], params: PrepareParams) -> pd.DataFrame:
     """Text files, and tables with a text a row."""
     from tasks.problems.text_classification import asking
 
-    return asking.asked(given, params)
+    return asking.asked(given, cast("TextPrepare", params))
 
 
 def input_example() -> pd.DataFrame:

@@ -36,20 +36,21 @@ class Encoder(nn.Module):
 
     def __init__(self, inner: nn.Module, head: nn.Module, vocabulary: str = "") -> None:
         super().__init__()
-        self.config: Any = inner.config
+        config: Any = inner.config
+        self.config = config
         self.vocabulary = vocabulary  # tokenizer.json; of a pretrained one
-        kind = str(self.config.model_type)
+        kind = str(config.model_type)
         if kind not in LAYERS:
             raise ThawlineError(
                 f"an encoder of type {kind} is not known; choose one of: {', '.join(LAYERS)}"
             )
         self.place = LAYERS[kind]
-        self.padding = int(self.config.pad_token_id or 0)
+        self.padding = int(config.pad_token_id or 0)
         self.embeddings = inner.get_submodule("embeddings")
         above = self.place.partition(".")[0]
         self.add_module(above, inner.get_submodule(above))
         for part in (self.embeddings, *self.layers):
-            part.kept_whole = True  # type: ignore[assignment]
+            part.kept_whole = True
         self.pool_examples = Mean()
         self.head = head
 
@@ -111,7 +112,9 @@ def bare(config: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     made = AutoConfig.for_model(**config)
-    model: nn.Module = AutoModel.from_config(made, attn_implementation="sdpa")
+    model: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
+        made, attn_implementation="sdpa"
+    )
     return model
 
 

@@ -65,7 +65,7 @@ class Predictor:
         shares = np.full((len(inputs), len(self.classes)), np.nan)
         rows = np.flatnonzero([error is None for error in errors])
         if len(rows):
-            ids = self.tokens([inputs[row] for row in rows])
+            ids = self.tokens([inputs[int(row)] for row in rows])
             for chosen in batches(len(rows), BATCH, ids.lengths):
                 shares[rows[chosen]] = self.probabilities(ids.take(chosen, self.padding).long())
         return packaged.answers(self.classes, shares, errors)

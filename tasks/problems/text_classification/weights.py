@@ -169,8 +169,8 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
     from transformers import AutoModel
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # what is wrong is said here
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong is said here
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _needed(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if config.get("model_type") not in encoders.LAYERS:
