@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def main() -> None:
     runner = Runner.of(options, jobs=options.jobs)
     values, lines = {}, []
     for name in options.data:
-        data = make(name, options.work, options.quick)
+        draw = Draw(name, LABELLED[options.quick], TESTED[options.quick])
+        data = make(name, options.work, draw)
         print(f"{name}: {describe(data)}", flush=True)
         values[name] = measured(runner, data, options)
         lines += [f"## {name}", "", describe(data), "", *section(values[name]), ""]
@@ -60,18 +62,29 @@ def main() -> None:
     results.write({"data": values}, [*lines, "![accuracy against CPU seconds](texts.svg)"])
 
 
-def make(name: str, work: Path, quick: bool) -> Data:
+@dataclass(frozen=True)
+class Draw:
+    """Which texts are for training, and how many of the others are tested."""
+
+    name: str  # of the folder
+    labelled: int  # to train and to choose with, its classes in their shares
+    tested: int | None  # None: all others
+    number: int = 0  # other numbers draw others
+
+
+def make(data: str, work: Path, draw: Draw) -> Data:
     """A project on a drawn part of the texts, prepared, and its texts as plain files."""
     folder = work / f"texts-{projects.version()}"
-    table = folder / f"{name}.parquet"
+    table = folder / f"{draw.name}.parquet"
     if not table.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_table(name, folder, table, quick)
-    project = Project(folder / name)
+        _write_table(data, folder, table, draw)
+    project = Project(folder / draw.name)
     if not (project.root / "params.yaml").exists():
         command = [*projects.THAWLINE, "new", str(project.root), "--data", str(table)]
         command += ["--problem", "text_classification"]
         subprocess.run(command, cwd=folder, env=projects.environment(), check=True)
+        projects.change(project.root, {"augment.max_tokens": MAX_TOKENS})
     projects.restore(project.root)
     plain = project.root / "texts"
     digest = files.sha256_file(project.manifest) if project.manifest.exists() else ""
@@ -81,18 +94,19 @@ def make(name: str, work: Path, quick: bool) -> Data:
         digest = files.sha256_file(project.manifest)
         _export(project, plain)
         files.write_json(done, {"digest": digest})
-    return Data(name, project, plain, digest, BACKBONE)
+    return Data(draw.name, project, plain, digest, BACKBONE)
 
 
-def _write_table(name: str, folder: Path, table: Path, quick: bool) -> None:
-    """So many texts to train with, its classes in their shares, and all others to test."""
-    path = catalogue.fetch_data(name, folder)
-    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+def _write_table(data: str, folder: Path, table: Path, draw: Draw) -> None:
+    """Those tested are the same for all draws of training texts."""
+    frame = pd.read_parquet(catalogue.fetch_data(data, folder))
     drawn = frame.sample(frac=1, random_state=0)
-    share = LABELLED[quick] / len(drawn)
-    train = drawn.groupby("label", group_keys=False).sample(frac=share, random_state=0)
-    test = drawn.drop(train.index).iloc[: TESTED[quick]]
-    parts = [part.assign(split=split) for part, split in ((train, "train"), (test, "test"))]
+    test = drawn.iloc[: draw.tested] if draw.tested else None
+    pool = drawn if test is None else drawn.drop(test.index)
+    share = draw.labelled / len(pool)
+    train = pool.groupby("label", group_keys=False).sample(frac=share, random_state=draw.number)
+    others = pool.drop(train.index) if test is None else test
+    parts = [part.assign(split=split) for part, split in ((train, "train"), (others, "test"))]
     kept = pd.concat(parts).sort_index()[["text", "label", "split"]]
     with files.atomic(table) as temporary:
         kept.to_parquet(temporary, index=False)

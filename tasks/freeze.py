@@ -94,6 +94,7 @@ def make(
             f"thaw strategy {params.strategy!r} lets layers learn that its head reads; what a head "
             "on many layers reads is computed once, so let the head alone learn, in one phase"
         )
+    fresh = _reinitialised(params, layers, phases)
     cache, why, size = _cache(params, _seen(layers, reading), lines, selection.examples, policy)
     total = sum(layer.flops for layer in layers)
     frozen = sum(layer.flops for layer in layers[: lines[-1]])
@@ -110,9 +111,10 @@ def make(
         cache_bytes=size if cache else 0,
         batch_norm=params.batch_norm,
         why=f"{params.strategy}: {line} and above learn, {frozen / total:.0%} of the forward "
-        f"compute stays frozen; {_told(reading)}{why}",
+        f"compute stays frozen; {_told(reading)}{_renewed(fresh)}{why}",
         lora_rank=params.lora_rank,
         reading=reading,
+        reinitialised=fresh,
     )
 
 
@@ -178,6 +180,28 @@ def _told(reading: Reading | None) -> str:
         f"the head reads {reading.kept:,} of the {reading.width:,} pooled features of "
         f"{len(reading.layers)} layers; "
     )
+
+
+def _reinitialised(
+    params: FreezeParams, layers: Sequence[Layer], phases: Sequence[Phase]
+) -> list[str]:
+    """The layers that start anew: the last ones below the head, as in Zhang et al., ICLR 2021,
+    arXiv:2006.05987. Each has to learn in every phase, or it would stay random."""
+    below = [layer.name for layer in layers[:-1]]
+    fresh = below[len(below) - params.reinitialise :] if params.reinitialise else []
+    for phase in phases:
+        still = [name for name in fresh if name not in phase.learning_rates]
+        if still or (fresh and phase.learns != "all"):
+            raise ThawlineError(
+                f"freeze.reinitialise is {params.reinitialise}, but {(still or fresh)[0]} does not "
+                f"learn as a whole in phase {phase.name!r}; lower it, or choose a strategy that "
+                "thaws so many layers from the first step on, such as last_blocks or all"
+            )
+    return fresh
+
+
+def _renewed(fresh: Sequence[str]) -> str:
+    return f"{', '.join(fresh)} start anew; " if fresh else ""
 
 
 def _overridden(

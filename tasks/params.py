@@ -138,6 +138,7 @@ class FreezeParams(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = {}
     phase_epochs: Count = 2
+    reinitialise: Annotated[int, Field(ge=0, le=100)] = 0
     lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     epoch_minutes: Positive | None = None

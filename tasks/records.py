@@ -335,6 +335,7 @@ class ThawPlan:
     lora_rank: int = 8  # where a phase learns by `lora`
     race: list[dict[str, Any]] = field(default_factory=list)  # of `auto`: how each depth did
     reading: Reading | None = None  # None: the head reads the layer below it, as usual
+    reinitialised: list[str] = field(default_factory=list)  # layers that start with random weights
 
     @classmethod
     def read(cls, path: Path) -> ThawPlan:

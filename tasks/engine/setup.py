@@ -98,7 +98,7 @@ class Setup:
             )
         torch.manual_seed(params.seed)  # of a random head
         model, head = problem.build(backbone, len(summary.classes), settings.head)
-        _transfer(backbone.model, model, head)
+        _transfer(backbone.model, model, (head, *plan.reinitialised))
         if settings.stochastic_depth is not None:
             stochastic_depth.set_share(model, settings.stochastic_depth)
         if plan.reading:
@@ -369,14 +369,14 @@ def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
     return Network.of(chain(compute.host(model), backbone.head, example))
 
 
-def _transfer(backbone: nn.Module, model: nn.Module, head: str) -> None:
-    """Copy the pretrained weights below the head; anything else that is missing is a defect."""
-    own = {
-        key: value
-        for key, value in backbone.state_dict().items()
-        if key != head and not key.startswith(f"{head}.")
-    }
+def _transfer(backbone: nn.Module, model: nn.Module, new: Sequence[str]) -> None:
+    """Copy the pretrained weights but those of the parts `new`; a defect where others lack."""
+
+    def is_new(key: str) -> bool:
+        return any(key == part or key.startswith(f"{part}.") for part in new)
+
+    own = {key: value for key, value in backbone.state_dict().items() if not is_new(key)}
     result = model.load_state_dict(own, strict=False)
-    lost = [key for key in result.missing_keys if not key.startswith(head)]
+    lost = [key for key in result.missing_keys if not is_new(key)]
     if lost or result.unexpected_keys:
         raise ThawlineError(f"backbone and model differ in {(lost + result.unexpected_keys)[:3]}")

@@ -94,6 +94,23 @@ def test_rates_fall_by_layer_decay_from_the_fraction() -> None:
     assert rates["stem"] == pytest.approx(0.1 * 0.5**5)
 
 
+def test_layers_that_start_anew_must_learn_from_the_first_step_on() -> None:
+    assert plan().reinitialised == []
+    found = plan(thaw_fraction=0.9, reinitialise=2)
+    below = [layer.name for layer in found.layers[:-1]]
+    assert found.reinitialised == below[-2:]
+    assert f"{below[-2]}, {below[-1]} start anew" in found.why
+    for params in (
+        {"strategy": "head_only"},
+        {"strategy": "head_then_all", "thaw_fraction": 0.9},
+        {"strategy": "norms_only", "thaw_fraction": 0.9},
+    ):
+        with pytest.raises(
+            ThawlineError, match=r"freeze\.reinitialise is 1, but .* does not learn"
+        ):
+            plan(reinitialise=1, **params)
+
+
 def test_head_only_keeps_all_but_the_head() -> None:
     made = plan(strategy="head_only")
     assert made.frozen_share == 0.99

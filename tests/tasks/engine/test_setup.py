@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks import augment, embed, files, freeze, race, select, versions
+from tasks import augment, embed, files, freeze, problems, race, select, versions
 from tasks.engine import view_cache
 from tasks.engine.feeds import Kept, Refreshed
 from tasks.engine.fold import folded
@@ -98,6 +98,22 @@ def test_all_lines_of_a_plan_come_from_one_pass_over_the_images(
         for split, found in views(alone, 0).items():
             assert found[0].dtype == kept[index][split][0].dtype
             assert torch.equal(found[0], kept[index][split][0])
+
+
+def test_layers_that_start_anew_are_random_and_the_others_pretrained(project: Project) -> None:
+    params = settings(freeze={"reinitialise": 2, "thaw_fraction": 0.6})
+    setup = made(project, params)
+    problem = problems.load(params.problem)
+    backbone = problem.backbone("mobilenet_v2", params.embed, project.root)
+    pretrained, own = backbone.model.state_dict(), setup.model.state_dict()
+    fresh = setup.plan.reinitialised
+    assert fresh == ["features.17", "features.18"]
+    weights = [key for key in pretrained if key.endswith("weight") and pretrained[key].ndim == 4]
+    for key in weights:
+        anew = key.rsplit(".", key.count(".") - 1)[0] in fresh
+        assert torch.equal(pretrained[key], own[key].cpu()) != anew, key
+    again = made(project, params).model.state_dict()
+    assert all(torch.equal(again[key], own[key]) for key in weights)  # by the seed
 
 
 def freeze_at(plan: ThawPlan, index: int) -> ThawPlan:
