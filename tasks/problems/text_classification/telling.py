@@ -25,6 +25,37 @@ def in_words(policy: ViewPolicy) -> Views:
 
 
 def usage(record: Mapping[str, Any]) -> tuple[str, str]:
-    """A text; there is no short way to load the network without Thawline, whose layers are cut
-    other than those of its library."""
-    return '["a text of your own"]', ""
+    """A text; and loading the weights with transformers, whose names they have. A head of or on
+    several layers has no short way."""
+    asked = '["a text of your own"]'
+    return asked, "" if record["head"]["hidden"] or "reading" in record else PLAIN
+
+
+PLAIN = """\
+Or with transformers alone:
+
+```python
+import json
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModel
+
+record = json.load(open("models/model.json", encoding="utf-8"))
+tokenizer = Tokenizer.from_file("models/tokenizer.json")
+tokenizer.no_padding()
+tokenizer.enable_truncation(record["inputs"]["max_tokens"])
+encoder = AutoModel.from_config(AutoConfig.for_model(**record["network"]["config"])).eval()
+weights = load_file("models/model.safetensors")
+encoder.load_state_dict(weights, strict=False)  # all but the head, and a pooler that nobody asks
+
+ids = torch.tensor([tokenizer.encode("a text of your own").ids])
+with torch.inference_mode():
+    mean = encoder(ids).last_hidden_state.mean(1)
+    logits = torch.nn.functional.linear(mean, weights["head.1.weight"], weights["head.1.bias"])
+probabilities = (logits / record["temperature"]).softmax(1)[0]
+print(record["classes"][probabilities.argmax()], probabilities.max().item())
+```
+
+"""

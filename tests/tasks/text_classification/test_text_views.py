@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM
 
 from tasks.errors import ThawlineError, UnknownName
@@ -24,11 +23,10 @@ from tasks.problems.text_classification.encoders import HEAD
 from tasks.problems.text_classification.parameters import TextAugment, TextPrepare
 from tasks.problems.text_classification.text_store import store
 from tasks.records import Project, ViewPolicy
+from tests.tasks.text_classification.small_encoder import CONFIG, WORDS, tokenizer
 
 torch.set_num_threads(1)
 TEXTS = ["a b c", "the quick brown fox", "b", "fox fox fox fox fox fox fox fox fox fox the end"]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [*SPECIAL, "a", "b", "c", "the", "quick", "brown", "fox", "end"]
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small encoder as transformers saves it, with the head that it was pretrained with."""
     made = tmp_path_factory.mktemp("hub") / "small-bert"
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-    )
-    BertForMaskedLM(config).save_pretrained(made)
-    vocabulary = {word: place for place, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.enable_truncation(4)  # as published ones do; what is asked for counts
-    tokenizer.enable_padding(length=9)
-    tokenizer.save(str(made / "tokenizer.json"))
+    BertForMaskedLM(BertConfig(**CONFIG)).save_pretrained(made)
+    tokenizer().save(str(made / "tokenizer.json"))
     return made
 
 
@@ -224,7 +207,7 @@ def test_a_hub_that_cannot_be_reached_is_named(
 
 
 def test_a_tokenizer_alone_makes_the_same_ids_as_in_training(folder: Path) -> None:
-    tokenizer = tokens.tokenizer((folder / "tokenizer.json").read_text())
-    found = tokens.encoded(tokenizer, ["A B unknown"], 24, "head")
+    made = tokens.tokenizer((folder / "tokenizer.json").read_text())
+    found = tokens.encoded(made, ["A B unknown"], 24, "head")
     assert found[0].tolist() == [2, 5, 6, 1, 3]
     assert encoders.configuration(small(folder).model)["model_type"] == "bert"  # type: ignore[arg-type]
