@@ -21,6 +21,7 @@ from tasks import files, versions
 from tasks.engine import (
     depthwise,
     heads,
+    layout,
     lengths,
     low_rank,
     multi_layer,
@@ -106,6 +107,8 @@ class Setup:
             model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
         model = compute.host(model).eval()
         depthwise.quicken(model, compute)
+        if compute.device.type == "cpu":
+            layout.keep(model)
         examples = problem.examples(project, policy, backbone)
         rows, targets = _learned_from(project)
         old = None

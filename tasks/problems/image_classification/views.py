@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +40,7 @@ _UNFIT = {
     *("ClampBoundingBoxes", "ConvertBoundingBoxFormat", "SanitizeBoundingBoxes"),
     *("ClampKeyPoints", "SanitizeKeyPoints"),
 }
+KEPT = 128_000_000  # bytes of plain views that are held, at most
 _ENUMS: dict[str, Any] = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
 
 
@@ -92,6 +94,8 @@ class ImageExamples:
     ) -> None:
         self.store, self.ids, self.policy, self.mean, self.std = store, ids, policy, mean, std
         self._transform = _transform(policy)
+        kept = KEPT // (3 * policy.shape["image_size"] ** 2)
+        self._plain = lru_cache(kept)(self._resized)  # as each view of an image begins with it
 
     def batch(self, rows: npt.NDArray[np.int64], view: int) -> Tensor:
         """float32 [n, 3, side, side], normalised, in channels_last layout."""
@@ -99,14 +103,17 @@ class ImageExamples:
 
     def pixels(self, rows: npt.NDArray[np.int64], view: int) -> Tensor:
         """The same before normalisation: uint8 [n, 3, side, side]."""
-        size, resize = self.policy.shape["image_size"], self.policy.shape["resize"]
-        images = [plain(self.store.image(int(row)), size, resize) for row in rows]
+        images = [self._plain(int(row)) for row in rows]
         if view and self.policy.transforms:
             with _Drawing() as drawing:
                 for i, row in enumerate(rows):
                     drawing.seed(f"{self.policy.seed}:{view}:{self.ids[int(row)]}")
-                    images[i] = self._transform(images[i])
+                    images[i] = self._transform(images[i].clone())  # it may work in place
         return torch.stack(images)
+
+    def _resized(self, row: int) -> Tensor:
+        shape = self.policy.shape
+        return plain(self.store.image(row), shape["image_size"], shape["resize"])
 
     def lengths(self, rows: npt.NDArray[np.int64]) -> None:
         """All images have one size."""
