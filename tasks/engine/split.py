@@ -91,10 +91,11 @@ def cut(model: nn.Module, head: str) -> tuple[fx.Graph, list[fx.Node], list[str]
 
 
 def _layer(name: str, module: nn.Module, flops: int, output: Tensor, width: int) -> Layer:
+    kept = module.state_dict()  # statistics are part of it, tables of positions are not
     return Layer(
         name=name,
         parameters=sum(p.numel() for p in module.parameters()),
-        buffers=sum(b.numel() for b in module.buffers()),
+        buffers=sum(b.numel() for key, b in module.named_buffers() if key in kept),
         flops=flops,
         output_bytes=2 * output[0].numel(),
         width=width,
