@@ -96,15 +96,16 @@ def main(folder: Path, out: Path, seed: int, settings: dict[str, Any]) -> None:
         )
         trainer.train()
         seconds, cpu = clock.read()
+        trainer.args.train_sampling_strategy = "random"  # the other would shuffle predictions too
         test = tokenizer(
             given["test"]["texts"], truncation=True, max_length=settings["max_tokens"]
         )["input_ids"]
         rows["test"] = Rows(test, given["test"]["targets"])
-        logits = {
-            split: np.asarray(trainer.predict(rows[split]).predictions)
-            for split in ("validation", "test")
-        }
-    targets = {split: np.asarray(given[split]["targets"]) for split in logits}
+        logits, targets = {}, {}
+        for split in ("validation", "test"):
+            said = trainer.predict(rows[split])
+            logits[split], targets[split] = np.asarray(said.predictions), np.asarray(said.label_ids)
+            assert targets[split].tolist() == given[split]["targets"]  # in their order
     found, right = judged(logits, targets)
     notes = {"steps": trainer.state.global_step}
     Measured(**found, seconds=seconds, cpu_seconds=cpu, notes=notes).write(out, right)
