@@ -34,7 +34,6 @@ def arms(each: int) -> list[Arm]:
         Arm("Thawline, recipe", "thawline", {}),
         Arm("Thawline, ridge alone", "thawline", {"freeze.strategy": "head_only"}),
         Arm("Thawline, contrastive", "thawline", {"freeze.strategy": "last_blocks", **CONTRAST}),
-        Arm("Thawline, without contrast", "thawline", {"train.contrast": 0.0}),
         Arm("transformers, everything", "transformers", {**TRAINER, "epochs": EPOCHS[each]}),
         Arm("TF-IDF", "counted", {}),
     ]
@@ -49,7 +48,7 @@ def main() -> None:
     for each in EACH[: 1 if options.quick else None]:
         found: dict[str, list[Run]] = {arm.label: [] for arm in arms(each)}
         for number in range(options.seeds):
-            draw = Draw(f"few_{each}_{number}", CLASSES * each, TESTED, number)
+            draw = Draw(f"few_{each}_{number}", CLASSES * each, TESTED, number, each)
             data = make("movie_snippets", options.work, draw)
             for run in runner.runs(data, [(arm, number) for arm in arms(each)], f"draw {number}"):
                 found[run.arm.label].append(run)

@@ -137,7 +137,6 @@ def compared(
         "before_training": {
             stage: runs[default][-1].record["notes"]["stages"][stage]
             for stage in thawline_arm.before(data)
-            for stage in thawline_arm.before(data)
         },
     }
 

@@ -70,6 +70,7 @@ class Draw:
     labelled: int  # to train and to choose with, its classes in their shares
     tested: int | None  # None: all others
     number: int = 0  # other numbers draw others
+    each: int = 0  # of each class, in place of their shares
 
 
 def make(data: str, work: Path, draw: Draw) -> Data:
@@ -103,8 +104,9 @@ def _write_table(data: str, folder: Path, table: Path, draw: Draw) -> None:
     drawn = frame.sample(frac=1, random_state=0)
     test = drawn.iloc[: draw.tested] if draw.tested else None
     pool = drawn if test is None else drawn.drop(test.index)
-    share = draw.labelled / len(pool)
-    train = pool.groupby("label", group_keys=False).sample(frac=share, random_state=draw.number)
+    classes = pool.groupby("label", group_keys=False)
+    how = {"n": draw.each} if draw.each else {"frac": draw.labelled / len(pool)}
+    train = classes.sample(**how, random_state=draw.number)
     others = pool.drop(train.index) if test is None else test
     parts = [part.assign(split=split) for part, split in ((train, "train"), (others, "test"))]
     kept = pd.concat(parts).sort_index()[["text", "label", "split"]]

@@ -200,8 +200,8 @@ def _weights(project: Project, values: Params) -> Iterator[Finding]:
     for name in values.embed.backbones:
         if name in values.embed.weights:
             file = project.root / values.embed.weights[name].file
-            verdict: Literal["ok", "fail"] = "ok" if file.is_file() else "fail"
-            yield Finding("weights", verdict, f"{name}: {file}", "" if file.is_file() else "put it")
+            verdict: Literal["ok", "fail"] = "ok" if file.exists() else "fail"
+            yield Finding("weights", verdict, f"{name}: {file}", "" if file.exists() else "put it")
         elif entry := catalogue.known_weights().get(name):
             where = "here" if entry.place.exists() else "a run fetches them"
             yield Finding("weights", "ok", f"{name}: {where}")

@@ -237,6 +237,7 @@ def _of_scratch(project: Project) -> Iterator[Item]:
         "prefix cache": [
             p for p in [project.scratch / "prefix"] if p.is_dir() and any(p.iterdir())
         ],
+        "tokens": [p for p in [project.scratch / "tokens"] if p.is_dir()],
         "checkpoints of finished trainings": garbage.finished_checkpoints(project),
         "leftovers": list(garbage.leftovers(project)),
         "old logs": garbage.old_logs(project, standing.log if standing else None),

@@ -64,7 +64,7 @@ def make(wanted: Wanted) -> list[str]:
     folder = wanted.folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ThawlineError(f"{folder} exists and is not an empty folder; choose another name")
-    problems.load(_problem_of(wanted))
+    versions.libraries(problem_of(wanted.data, wanted.problem))
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -80,7 +80,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     from tasks.prepare import choose_salt
 
     root = project.root
-    called = _problem_of(wanted)
+    called = problem_of(wanted.data, wanted.problem)
     problem = problems.load(called)
     _refuse_unknown(wanted.options, problem)
     (root / "params.yaml").write_text(template(called), encoding="utf-8")
@@ -117,12 +117,12 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}", *told]
 
 
-def _problem_of(wanted: Wanted) -> str:
+def problem_of(data: str, said: str | None = None) -> str:
     """What the model is for: as the user said, or else as the catalogue says of its data sets."""
-    if wanted.problem is not None:
-        return wanted.problem
+    if said is not None:
+        return said
     catalogue = importlib.import_module("tasks.catalogue")
-    entry = None if _there(wanted.data) else catalogue.known_data().get(wanted.data)
+    entry = None if _there(data) else catalogue.known_data().get(data)
     return entry.problem if entry else problems.DEFAULT
 
 

@@ -191,7 +191,7 @@ def pull_missing_weights(repo: Any, values: Params) -> list[str]:
 
     root = Path(repo.root_dir)
     named = [entry.file for entry in values.embed.weights.values()]
-    lacking = [f for f in named if not (root / f).is_file() and (root / f"{f}.dvc").is_file()]
+    lacking = [f for f in named if not (root / f).exists() and (root / f"{f}.dvc").is_file()]
     for file in lacking:
         try:
             repo.pull([f"{file}.dvc"])

@@ -246,6 +246,8 @@ class TrainParams(Section):
     def _classes_are_whole(self) -> TrainParams:
         if self.contrast and self.mix != "none":
             raise ValueError("contrast draws whole examples of a class together; set mix: none")
+        if self.contrast and (0 < self.micro_batch < self.batch_size or self.devices != 1):
+            raise ValueError("contrast needs each batch whole; set micro_batch: 0 and devices: 1")
         return self
 
 

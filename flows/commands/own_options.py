@@ -24,7 +24,9 @@ class OwnOptions(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises `UnknownName` for a problem that there is not."""
-        problem = _value("--problem", args) or problems.DEFAULT
+        from flows import new
+
+        problem = new.problem_of(_value("--data", args) or "", _value("--problem", args))
         given = {name for parameter in self.params for name in parameter.opts}
         own = {name: key for key, name in names(problem).items() if name not in given}
         ctx.meta[_KEY] = (problem, own, *_taken(args, own))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+FORM = torch.channels_last
+
 
 def keep(model: nn.Module) -> None:
     """Let the last batch norm or ReLU6 of a model, above which the maps are pooled, see its
@@ -23,6 +25,9 @@ def keep(model: nn.Module) -> None:
 
 
 def _laid_out(part: nn.Module, inputs: Any, output: Tensor) -> None:
-    form = torch.channels_last
-    if output.requires_grad and output.is_contiguous(memory_format=form):
-        output.register_hook(lambda grad: grad.contiguous(memory_format=form))
+    if output.requires_grad and output.is_contiguous(memory_format=FORM):
+        output.register_hook(_in_form)  # type: ignore[no-untyped-call]
+
+
+def _in_form(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=FORM)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 
-POOL = 32  # batches of training that are sorted among themselves: enough to pad little
+POOL = 32  # batches of training that are sorted among themselves: enough to pad little …
+POOLS = 4  # … and so many times fewer than there are, or each epoch would have the same ones
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,19 @@ def alike(
 ) -> npt.NDArray[np.int64]:
     """Positions in random order as batches [n, size] of like lengths, their order random too.
 
-    Only `POOL` batches at a time are sorted, so an epoch's batches differ from the last one's.
+    Only some batches at a time are sorted, so an epoch's batches differ from the last one's.
     """
     whole = order.reshape(-1, size)
     if lengths is None:
         return whole
-    for start in range(0, len(whole), POOL):
-        pool = whole[start : start + POOL].ravel()
+    count = min(POOL, max(2, len(whole) // POOLS))
+    for start in range(0, len(whole), count):
+        pool = whole[start : start + count].ravel()
         pool = pool[np.argsort(lengths[pool], kind="stable")]
-        whole[start : start + POOL] = pool.reshape(-1, size)
+        whole[start : start + count] = pool.reshape(-1, size)
     return generator.permutation(whole)
 
 
 def typical(rows: Ints, lengths: Ints | None) -> Ints:
-    """The row whose example is of median length, [1]: it says what an example costs."""
-    return rows[:1] if lengths is None else rows[in_order(len(rows), lengths)[[len(rows) // 2]]]
+    """The row whose example is nearest to the mean length, [1]: so many of it cost what all do."""
+    return rows[:1] if lengths is None else rows[[np.abs(lengths - lengths.mean()).argmin()]]

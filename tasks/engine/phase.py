@@ -193,6 +193,12 @@ class PhaseRun:
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise self.compute.too_small() from None
+                if self.params.contrast:  # of parts, it would be another loss
+                    raise ThawlineError(
+                        f"a batch of {self.batch} examples does not fit in the memory of "
+                        f"{self.compute.device}, and train.contrast needs it whole; lower "
+                        "train.batch_size"
+                    ) from None
                 if self.ranks.size > 1:  # the others may not have run out, and would wait
                     raise ThawlineError(
                         f"{self.micro_batch} examples do not fit in the memory of "

@@ -92,6 +92,7 @@ class Setup:
         policy = policy or ViewPolicy.read(project.augment / "policy.json")
         summary = DataSummary.read(project.summary)
         backbone = problem.backbone(plan.backbone, params.embed, project.root)
+        _require_contrast(plan, settings)
         if backbone.weights_sha256 != plan.weights_sha256:
             raise ThawlineError(
                 f"the weights of {plan.backbone} are no longer those of the thaw plan; "
@@ -319,6 +320,7 @@ class Setup:
             batch_size=self.params.embed.batch_size,
             identity={
                 "version": PREFIX_VERSION,
+                "weights": self.plan.weights_sha256,  # whose vocabulary, say, is in no layer
                 "data": self.digest,
                 "reading": reading,
                 "threads": self.params.threads,
@@ -342,6 +344,16 @@ class Setup:
                     features = mapped(self.project.scratch, (len(order), found.shape[1]))
                 features[chosen] = found
         return features
+
+
+def _require_contrast(plan: ThawPlan, settings: TrainParams) -> None:
+    """Raises `ThawlineError` where the contrastive loss has nothing to move."""
+    heads_only = all(len(phase.learning_rates) == 1 for phase in plan.phases)
+    if settings.contrast and heads_only:
+        raise ThawlineError(
+            f"train.contrast moves what lies below the head, of which strategy {plan.strategy!r} "
+            "lets nothing learn; set it to 0, or choose another strategy"
+        )
 
 
 def _learned_from(

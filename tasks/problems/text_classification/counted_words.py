@@ -101,7 +101,10 @@ def baselines(project: Project) -> list[Baseline]:
         known = texts.part(drawn[splits[drawn] != "test"])
         return fit(_within(known, FITTING[of]), of, found[of].strength)
 
-    counted = fitted(units)
+    try:
+        counted = fitted(units)
+    except ValueError:  # all units are of one text each, now that rare ones are left out
+        return []
     readable = "words" if _recur(train, validation) else "characters"
     details: dict[str, Any] = {
         "units": units,

@@ -26,9 +26,10 @@ def in_words(policy: ViewPolicy) -> Views:
 
 def usage(record: Mapping[str, Any]) -> tuple[str, str]:
     """A text; and loading the weights with transformers, whose names they have. A head of or on
-    several layers has no short way."""
-    asked = '["a text of your own"]'
-    return asked, "" if record["head"]["hidden"] or "reading" in record else PLAIN
+    several layers has no short way, nor has a text that loses its middle."""
+    cut = record["inputs"]["truncate"] != "head"
+    long = cut or record["head"]["hidden"] or "reading" in record
+    return '["a text of your own"]', "" if long else PLAIN
 
 
 PLAIN = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ def _kept(project: Project, vocabulary: str, policy: ViewPolicy) -> Ragged:
         {
             "texts": hashlib.sha256("".join(manifest["id"]).encode()).hexdigest(),
             "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+            "tokenizers": importlib.metadata.version("tokenizers"),
             **policy.shape,
         }
     )[:32]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,12 +21,21 @@ from torch import Tensor, nn
 from tasks import catalogue, files
 from tasks.errors import ThawlineError, UnknownName
 from tasks.params import EmbedParams, WeightsFile
-from tasks.problems.text_classification import encoders, starts
+from tasks.problems.text_classification import encoders, starts, tokens
 from tasks.problems.text_classification.starts import Start
 
 UNKNOWN = "unknown, check before use"
 CONFIG, VOCABULARY, TENSORS = "config.json", "tokenizer.json", "model.safetensors"
-WANTED = [CONFIG, TENSORS, "tokenizer*", "vocab*", "merges.txt", "*.model"]  # of a repository
+VOCABULARIES = (VOCABULARY, "vocab*", "*.model")
+OTHERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+TOKENIZER = (*VOCABULARIES, *OTHERS)
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+)
+WANTED = [CONFIG, TENSORS, *TOKENIZER]  # of a repository
 
 
 @dataclass(frozen=True)
@@ -110,18 +121,24 @@ def fetch(name: str) -> Path:
 
 
 def digest(folder: Path) -> str:
-    """One sha256 for a folder: of its configuration, vocabulary and weights."""
+    """One sha256 for a folder: of its configuration, weights and all that makes its tokenizer.
+
+    Raises `ThawlineError` when one of these is missing.
+    """
     return files.sha256_json({name: files.sha256_file(folder / name) for name in _needed(folder)})
 
 
 def _needed(folder: Path) -> list[str]:
     """The files that make up an encoder. Raises `ThawlineError` when one is missing."""
     missing = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
+    tokenizer = {path.name for pattern in TOKENIZER for path in folder.glob(pattern)}
+    if not any(fnmatch(name, pattern) for name in tokenizer for pattern in VOCABULARIES):
+        missing.append(f"{VOCABULARY} or other vocabulary")
     if missing:
         raise ThawlineError(
             f"{folder.name} is no folder of an encoder: it has no {' and no '.join(missing)}"
         )
-    return [CONFIG, TENSORS, *([VOCABULARY] if (folder / VOCABULARY).is_file() else [])]
+    return sorted({CONFIG, TENSORS, *tokenizer})
 
 
 def _local(name: str, file: WeightsFile, root: Path) -> Pretrained:
@@ -172,7 +189,13 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong is said here
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _needed(folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        vocabulary = _vocabulary(folder)
+        tokens.tokenizer(vocabulary)
+    except Exception as error:  # tokenizers raises no kind of its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ThawlineError(f"{source} cannot be read: {reason}") from error
     if config.get("model_type") not in encoders.LAYERS:
         raise ThawlineError(
             f"{source} is of type {config.get('model_type')}, which is not known; choose one of: "
@@ -182,6 +205,7 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
         model, told = AutoModel.from_pretrained(
             folder,
             attn_implementation="sdpa",
+            dtype=torch.float32,  # not that of the file
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are told, and refused below
@@ -194,7 +218,7 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
     if missing or told["mismatched_keys"]:
         wrong = missing or sorted(str(key) for key in told["mismatched_keys"])
         raise ThawlineError(f"{source}: its weights do not fit its {CONFIG} ({wrong[0]} …)")
-    return Pretrained(model, _vocabulary(folder), digest(folder), source, licence, pretraining)
+    return Pretrained(model, vocabulary, digest(folder), source, licence, pretraining)
 
 
 def _vocabulary(folder: Path) -> str:

@@ -94,8 +94,20 @@ def test_an_epoch_is_random_but_pads_little() -> None:
     assert np.array_equal(lengths.alike(order, 16, None, np.random.default_rng(2)).ravel(), order)
 
 
-def test_a_typical_example_has_the_median_length() -> None:
-    assert SIZES[lengths.typical(ROWS, SIZES)] == [4]
+def test_the_batches_of_a_few_examples_differ_from_epoch_to_epoch() -> None:
+    sizes = np.random.default_rng(0).integers(1, 200, 320)
+
+    def epoch(number: int) -> list[set[int]]:
+        generator = np.random.default_rng(number)
+        order = generator.permutation(320)
+        return [set(batch) for batch in lengths.alike(order, 32, sizes, generator)]
+
+    shared = [max(len(batch & other) for other in epoch(2)) for batch in epoch(1)]
+    assert np.mean(shared) < 16  # of 32
+
+
+def test_a_typical_example_has_the_mean_length() -> None:
+    assert SIZES[lengths.typical(ROWS, SIZES)] == [4]  # 3.8
     assert lengths.typical(ROWS + 3, None) == [3]
 
 

@@ -16,6 +16,7 @@ from tasks.engine import view_cache
 from tasks.engine.feeds import Kept, Refreshed
 from tasks.engine.fold import folded
 from tasks.engine.setup import Setup
+from tasks.errors import ThawlineError
 from tasks.freeze import epochs_of
 from tasks.params import Params, TrainParams
 from tasks.records import Project, Selection, ThawPlan, ViewPolicy
@@ -114,6 +115,16 @@ def test_layers_that_start_anew_are_random_and_the_others_pretrained(project: Pr
         assert torch.equal(pretrained[key], own[key].cpu()) != anew, key
     again = made(project, params).model.state_dict()
     assert all(torch.equal(again[key], own[key]) for key in weights)  # by the seed
+
+
+def test_a_contrast_that_has_nothing_to_move_is_refused(project: Project) -> None:
+    head = settings(freeze={"strategy": "head_only"})
+    with pytest.raises(ThawlineError, match=r"train\.contrast moves what lies below the head"):
+        made(project, head, contrast=0.5, mix="none")
+    made(project, settings(), contrast=0.5, mix="none")
+    for wrong in ({"mix": "mixup"}, {"micro_batch": 2}, {"devices": 2}):
+        with pytest.raises(ValueError, match="contrast"):
+            TrainParams.model_validate({"contrast": 0.5, "mix": "none", **wrong})
 
 
 def freeze_at(plan: ThawPlan, index: int) -> ThawPlan:

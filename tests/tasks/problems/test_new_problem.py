@@ -105,6 +105,21 @@ def test_its_options_can_be_given_and_are_listed(tmp_path: Path, data: Path) -> 
     assert "--path-column" not in shown.partition("Options of")[2]
 
 
+def test_a_known_data_set_brings_the_options_of_its_problem() -> None:
+    shown = asked("new", "--data", "movie_snippets", "--help").output
+    assert "Options of text_classification" in shown and "--text-column" in shown
+    assert "Options of image_classification" in asked("new", "--help").output
+
+
+def test_a_problem_whose_libraries_are_missing_makes_no_project(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problems.load(NAME), "LIBRARIES", ("no-such-library",))
+    with pytest.raises(ThawlineError, match="needs no-such-library, which is not installed"):
+        new.make(new.Wanted(tmp_path / "made", str(data), NAME))
+    assert not (tmp_path / "made").exists()
+
+
 def test_wrong_options_are_wrong_use(tmp_path: Path, data: Path) -> None:
     start = ["new", str(tmp_path / "made"), "--data", str(data), "--problem", NAME]
     for wrong in (["--path-column", "x"], ["--no-such=x"], ["--signal-column"], ["stray"]):

@@ -113,6 +113,18 @@ def test_nothing_to_count_is_no_baseline(tmp_path: Path) -> None:
     assert counted_words.baselines(reviews.project(tmp_path, blank, splits)) == []
 
 
+def test_what_no_two_texts_share_is_no_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rare units are counted while choosing, and no more where training and validation are many."""
+    monkeypatch.setattr(counted_words, "RARE_FROM", 30)
+    monkeypatch.setattr(counted_words, "UNITS", {"words": counted_words.UNITS["words"]})
+    texts = [(f"{number:06}", "even" if number % 2 else "odd") for number in range(50)]
+    splits = ["train"] * 25 + ["validation"] * 10 + ["test"] * 15
+    project = reviews.project(tmp_path, texts, splits)
+    assert counted_words.baselines(project) == []
+
+
 def test_long_data_is_chosen_on_and_learned_in_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

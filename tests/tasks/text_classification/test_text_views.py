@@ -138,7 +138,7 @@ def test_weights_are_bound_to_their_content(folder: Path, tmp_path: Path) -> Non
         backbones.backbone("small", wanted, tmp_path)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_folder_that_is_none_is_told_so(folder: Path, tmp_path: Path, missing: str) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / missing).unlink()
@@ -148,6 +148,39 @@ def test_a_folder_that_is_none_is_told_so(folder: Path, tmp_path: Path, missing:
         ThawlineError, match=f"copy is no folder of an encoder: it has no {missing}"
     ):
         backbones.backbone("small", params, tmp_path)
+
+
+def test_weights_of_half_precision_are_made_whole(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    half = {key: value.bfloat16() for key, value in load_file(copy / "model.safetensors").items()}
+    save_file(half, copy / "model.safetensors", metadata={"format": "pt"})
+    found = backbones.backbone("small", embedding(copy), tmp_path).model
+    assert {value.dtype for value in found.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_broken_file_is_told(folder: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).write_text((copy / name).read_text()[:50])
+    with pytest.raises(ThawlineError, match="local folder copy cannot be read: "):
+        backbones.backbone("small", embedding(copy), tmp_path)
+
+
+def test_an_older_vocabulary_is_part_of_what_weights_are_bound_to(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "tokenizer.json").unlink()
+    (copy / "vocab.txt").write_text("\n".join(WORDS))
+    before = weights.digest(copy)
+    found = backbones.backbone("small", embedding(copy), tmp_path).model
+    made = tokens.tokenizer(found.vocabulary)  # type: ignore[arg-type]
+    assert tokens.encoded(made, ["the fox"], 9, "head")[0].tolist() == [2, 8, 11, 3]
+    (copy / "vocab.txt").write_text("\n".join([*WORDS[:-2], WORDS[-1], WORDS[-2]]))
+    assert weights.digest(copy) != before
 
 
 @pytest.mark.parametrize(
