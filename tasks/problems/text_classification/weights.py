@@ -29,12 +29,6 @@ CONFIG, VOCABULARY, TENSORS = "config.json", "tokenizer.json", "model.safetensor
 VOCABULARIES = (VOCABULARY, "vocab*", "*.model")
 OTHERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 TOKENIZER = (*VOCABULARIES, *OTHERS)
-    *VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
 WANTED = [CONFIG, TENSORS, *TOKENIZER]  # of a repository
 
 
