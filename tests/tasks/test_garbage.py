@@ -19,9 +19,9 @@ def caches(draw: st.DrawFn) -> tuple[list[str], dict[str, list[str]], set[str]]:
     """Objects, what the folders among them list (perhaps what is not there), what is named."""
     some = draw(st.sets(st.sampled_from(HASHES)))
     folders = draw(st.sets(st.sampled_from(sorted(some)))) if some else set()
-    members = {
-        f"{h}.dir": draw(st.lists(st.sampled_from(HASHES), unique=True)) for h in sorted(folders)
-    }
+    files = [h for h in HASHES if h not in folders]  # no file has the hash of a folder
+    listed = st.lists(st.sampled_from(files), unique=True) if files else st.just([])
+    members = {f"{h}.dir": draw(listed) for h in sorted(folders)}
     objects = [h for h in some if h not in folders] + list(members)
     return objects, members, draw(st.sets(st.sampled_from(HASHES)))
 
