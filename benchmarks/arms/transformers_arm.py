@@ -68,32 +68,7 @@ def main(folder: Path, out: Path, seed: int, settings: dict[str, Any]) -> None:
         settings["weights"], num_labels=classes, local_files_only=True
     )
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=scratch,
-                seed=seed,
-                num_train_epochs=settings["epochs"],
-                learning_rate=settings["learning_rate"],
-                per_device_train_batch_size=BATCH,
-                per_device_eval_batch_size=2 * BATCH,
-                weight_decay=WEIGHT_DECAY,
-                warmup_steps=WARM_UP,
-                bf16=settings["precision"] == "bfloat16",
-                use_cpu=True,
-                train_sampling_strategy="group_by_length",
-                eval_strategy="epoch",
-                save_strategy="epoch",
-                save_only_model=True,
-                load_best_model_at_end=True,
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_num_workers=0,
-            ),
-            train_dataset=rows["train"],
-            eval_dataset=rows["validation"],
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
+        trainer = _trainer(model, tokenizer, rows, Path(scratch), seed, settings)
         trainer.train()
         seconds, cpu = clock.read()
         trainer.args.train_sampling_strategy = "random"  # the other would shuffle predictions too
@@ -109,6 +84,42 @@ def main(folder: Path, out: Path, seed: int, settings: dict[str, Any]) -> None:
     found, right = judged(logits, targets)
     notes = {"steps": trainer.state.global_step}
     Measured(**found, seconds=seconds, cpu_seconds=cpu, notes=notes).write(out, right)
+
+
+def _trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: dict[str, Rows],
+    scratch: Path,
+    seed: int,
+    settings: dict[str, Any],
+) -> Trainer:
+    return Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(scratch),
+            seed=seed,
+            num_train_epochs=settings["epochs"],
+            learning_rate=settings["learning_rate"],
+            per_device_train_batch_size=BATCH,
+            per_device_eval_batch_size=2 * BATCH,
+            weight_decay=WEIGHT_DECAY,
+            warmup_steps=WARM_UP,
+            bf16=settings["precision"] == "bfloat16",
+            use_cpu=True,
+            train_sampling_strategy="group_by_length",
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_only_model=True,
+            load_best_model_at_end=True,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+        ),
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
 
 
 if __name__ == "__main__":

@@ -98,18 +98,7 @@ class Setup:
                 f"the weights of {plan.backbone} are no longer those of the thaw plan; "
                 "run: thawline run --from embed"
             )
-        torch.manual_seed(params.seed)  # of a random head
-        model, head = problem.build(backbone, len(summary.classes), settings.head)
-        _transfer(backbone.model, model, (head, *plan.reinitialised))
-        if settings.stochastic_depth is not None:
-            stochastic_depth.set_share(model, settings.stochastic_depth)
-        if plan.reading:
-            classes = len(summary.classes)
-            model = multi_layer.MultiLayer(model, head, plan.reading, classes, settings.head)
-        model = compute.host(model).eval()
-        depthwise.quicken(model, compute)
-        if compute.device.type == "cpu":
-            layout.keep(model)
+        model, head = _model(params, plan, settings, backbone, summary.classes, compute)
         examples = problem.examples(project, policy, backbone)
         rows, targets = _learned_from(project)
         old = None
@@ -344,6 +333,30 @@ class Setup:
                     features = mapped(self.project.scratch, (len(order), found.shape[1]))
                 features[chosen] = found
         return features
+
+
+def _model(
+    params: Params,
+    plan: ThawPlan,
+    settings: TrainParams,
+    backbone: Backbone,
+    classes: Sequence[str],
+    compute: Compute,
+) -> tuple[nn.Module, str]:
+    """The network with the pretrained weights below a new head, on its device; the head's path."""
+    torch.manual_seed(params.seed)  # of a random head
+    problem = tasks.problems.load(params.problem)
+    model, head = problem.build(backbone, len(classes), settings.head)
+    _transfer(backbone.model, model, (head, *plan.reinitialised))
+    if settings.stochastic_depth is not None:
+        stochastic_depth.set_share(model, settings.stochastic_depth)
+    if plan.reading:
+        model = multi_layer.MultiLayer(model, head, plan.reading, len(classes), settings.head)
+    model = compute.host(model).eval()
+    depthwise.quicken(model, compute)
+    if compute.device.type == "cpu":
+        layout.keep(model)
+    return model, head
 
 
 def _require_contrast(plan: ThawPlan, settings: TrainParams) -> None:
