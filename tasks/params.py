@@ -232,6 +232,7 @@ class TrainParams(Section):
     mix_alpha: Positive = 0.2
     contrast: Annotated[float, Field(ge=0)] = 0.0
     balance: Literal["none", "class_weights", "sampling", "focal"] = "none"
+    dropout: Fraction | None = None
     stochastic_depth: Fraction | None = None
     keep_close_to: Literal["none", "old_predictions"] = "none"
     keep_weight: Positive = 1.0

@@ -27,6 +27,8 @@ def folded(part: nn.Module) -> nn.Module:
     if isinstance(part, nn.Sequential):
         return nn.Sequential(*(folded(each) for each in part))
     made = copy.deepcopy(part).eval()
+    if not any(isinstance(each, nn.Conv2d) for each in made.modules()):
+        return made  # tracing an encoder takes as long as some batches
     graph = made.graph if isinstance(made, fx.GraphModule) else _graph(made)
     if graph is None:
         return made

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from tasks.engine.loop import Trainer
 
 SKIPPED = 25  # steps in a row that a float16 scaler may skip; it halves its factor at each
-VALIDATED = 256  # validation examples a forward pass
+VALIDATED = 256  # validation examples a forward pass …
+VALIDATED_ALIKE = 32  # … and of different lengths, where the longest decides for all of a batch
 
 
 class PhaseRun:
@@ -290,8 +291,10 @@ class PhaseRun:
         """Loss (with the same smoothing) and accuracy on the validation examples."""
         model = folded(self._judged().run(self.start))
         targets = self.data.validation_targets
-        order = lengths.in_order(len(targets), self.data.validation.lengths)
-        whole = np.array_split(order, math.ceil(len(targets) / VALIDATED))
+        sizes = self.data.validation.lengths
+        order = lengths.in_order(len(targets), sizes)
+        most = VALIDATED if sizes is None else VALIDATED_ALIKE
+        whole = np.array_split(order, math.ceil(len(targets) / most))
         batches = self.ranks.share(whole)
         total, right = 0.0, 0.0
         for inputs, chosen in zip(self.data.validation.batches(batches, 0), batches, strict=True):

@@ -20,6 +20,7 @@ import tasks.problems
 from tasks import files, versions
 from tasks.engine import (
     depthwise,
+    dropout,
     heads,
     layout,
     lengths,
@@ -348,6 +349,8 @@ def _model(
     problem = tasks.problems.load(params.problem)
     model, head = problem.build(backbone, len(classes), settings.head)
     _transfer(backbone.model, model, (head, *plan.reinitialised))
+    if settings.dropout is not None:
+        dropout.set_share(model, head, settings.dropout)
     if settings.stochastic_depth is not None:
         stochastic_depth.set_share(model, settings.stochastic_depth)
     if plan.reading:
