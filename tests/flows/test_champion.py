@@ -18,6 +18,7 @@ from tasks.errors import ThawlineError
 from tasks.records import Project
 from tasks.register import register
 from tests.flows.conftest import thawline
+from tests.small_project import here
 from tests.tasks import judged, trained_project
 
 PARAMS = f"""\
@@ -83,23 +84,23 @@ def project(_two_versions: Project, tmp_path: Path) -> Project:
 
 def test_a_person_promotes_and_rolls_back_and_status_tells(project: Project) -> None:
     alone = ("--version", "challenger", "--expect", "1", "--reason", "sharper")
-    done = thawline(project, "promote", *alone, "--json")
+    done = here(project, "promote", *alone, "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert (made["kind"], made["from_version"], made["to_version"]) == ("promotion", 1, 2)
-    refused = thawline(project, "promote", "--version", "1", "--expect", "1")
+    refused = here(project, "promote", "--version", "1", "--expect", "1")
     assert refused.returncode == 1
     assert "is version 2, where version 1 was expected" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
-    back = thawline(project, "rollback", "--reason", "complaints")
+    back = here(project, "rollback", "--reason", "complaints")
     assert back.returncode == 0, back.stderr
     assert "shoes: version 1 is champion (before: version 2)" in back.stdout
     first = git(project.root, "rev-parse", "HEAD~1")
     assert f"code: git commit {first[:12]}\n" in back.stdout
     assert "data: models " in back.stdout
 
-    shown = json.loads(thawline(project, "status", "--json").stdout)
+    shown = json.loads(here(project, "status", "--json").stdout)
     ledger = shown["registry"]["ledger"]
     assert ledger["whole"] and ledger["count"] == 3
     newest = ledger["last"][0]
@@ -111,7 +112,7 @@ def test_a_person_promotes_and_rolls_back_and_status_tells(project: Project) -> 
 
     copy = project.root / ledger["file"]
     copy.write_text(copy.read_text().replace("complaints", "applause"))
-    text = thawline(project, "status").stdout
+    text = here(project, "status").stdout
     assert "ledger: 3 entries, NOT WHOLE" in text
     assert "line 3 of" in text and "rollback, champion 2 → 1" in text
 
@@ -173,15 +174,15 @@ def test_the_gate_asks_a_person_and_the_answer_promotes(tmp_path: Path) -> None:
     assert "version 2 waits for you: thawline promote --approve" in asked.stdout
     line = dict(summary._rows(summary.summary(project, Ran(None, known, 0))))["champion"]
     assert line == "stays version 1 until you answer: thawline promote --approve"
-    text = thawline(project, "status").stdout
+    text = here(project, "status").stdout
     assert "gate: ask, version 2 against version 1: Undecided: about " in text
     assert "waiting, champion 1 → 1" in text
 
-    done = thawline(project, "promote", "--approve", "--reason", "looked", "--json")
+    done = here(project, "promote", "--approve", "--reason", "looked", "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert (made["kind"], made["to_version"]) == ("promotion", 2)
     assert made["gate"]["verdict"]["decision"] == "undecided"
-    again = thawline(project, "promote")
+    again = here(project, "promote")
     assert again.returncode == 0 and "version 2 is champion already" in again.stdout
-    assert thawline(project, "promote", "--approve", "--version", "1").returncode == 2
+    assert here(project, "promote", "--approve", "--version", "1").returncode == 2

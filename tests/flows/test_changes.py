@@ -13,7 +13,8 @@ from tasks.decision import RETRAIN
 from tasks.errors import ThawlineError
 from tasks.records import Project
 from tasks.register import register
-from tests.flows.conftest import make_project, thawline
+from tests.flows.conftest import make_project
+from tests.small_project import here
 from tests.tasks import trained_project
 
 DVC = """\
@@ -92,11 +93,11 @@ def test_a_damaged_or_foreign_folder_is_refused(two_versions: tuple[Project, str
 
 
 def test_without_a_champion_it_says_so_and_runs_nothing(project: Project) -> None:
-    done = thawline(project, "changes")
+    done = here(project, "changes")
     assert done.returncode == 0, done.stderr
     assert "has no champion yet" in done.stdout
     assert not (project.root / "mlflow.db").exists() and not (project.root / "out").exists()
-    told = json.loads(thawline(project, "changes", "--json").stdout)
+    told = json.loads(here(project, "changes", "--json").stdout)
     assert told["champion"] is None and told["decision"]["verdict"] == RETRAIN
 
 

@@ -12,6 +12,7 @@ from flows.cli import app
 from flows.project import QUIET
 from tasks.records import Project
 from tests.flows.conftest import thawline
+from tests.small_project import here
 
 COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 HEAVY = "torch torchvision timm mlflow prefect dvc pandas sklearn optuna matplotlib"
@@ -69,7 +70,7 @@ finally:
     ids=lambda a: " ".join(a),
 )
 def test_wrong_use_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
-    assert thawline(tmp_path, *arguments).returncode == 2
+    assert here(tmp_path, *arguments).returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_wrong_use_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
     ["run", "plan", "status", "report", "register", "promote", "rollback", "changes", "ui", "gc"],
 )
 def test_outside_a_project_one_sentence_says_so(command: str, tmp_path: Path) -> None:
-    done = thawline(tmp_path, command)
+    done = here(tmp_path, command)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "is not in a Thawline project" in done.stderr
@@ -105,21 +106,21 @@ def test_report_says_how_to_make_one(project: Project) -> None:
     assert "make it with: thawline run" in done.stderr
     project.reports.mkdir()
     (project.reports / "report.html").write_text("<p>")
-    assert thawline(project, "report").stdout.strip() == str(project.reports / "report.html")
+    assert here(project, "report").stdout.strip() == str(project.reports / "report.html")
 
 
 def test_commands_work_from_a_folder_inside_the_project(project: Project) -> None:
-    done = thawline(project.root / "data", "plan", "--json")
+    done = here(project.root / "data", "plan", "--json")
     assert done.returncode == 0, done.stderr
     assert '"prepare"' in done.stdout
 
 
 def test_data_and_weights_are_listed_and_fetched(project: Project) -> None:
-    shown = thawline(project, "data").stdout
+    shown = here(project, "data").stdout
     assert "tuxpaint" in shown and "fashion_mnist_sample" in shown
-    fetched = thawline(project, "weights", "mobilenet_v2")
+    fetched = here(project, "weights", "mobilenet_v2")
     assert fetched.returncode == 0, fetched.stderr
     assert Path(fetched.stdout.strip()).stat().st_size > 10_000_000
-    unknown = thawline(project, "data", "fashion_mnits")
+    unknown = here(project, "data", "fashion_mnits")
     assert unknown.returncode == 1
     assert "did you mean 'fashion_mnist'" in unknown.stderr

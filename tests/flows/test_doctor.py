@@ -12,6 +12,7 @@ from flows.cli import app
 from tasks.records import Project
 from tests import small_project
 from tests.flows.conftest import thawline
+from tests.small_project import here
 
 
 def test_a_sound_project_passes(project: Project) -> None:
@@ -68,7 +69,7 @@ def test_an_unreachable_prefect_server_is_found(
 
 
 def test_outside_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
-    done = thawline(tmp_path, "doctor", "--json")
+    done = here(tmp_path, "doctor", "--json")
     assert done.returncode == 0, done.stderr
     verdicts = {f["what"]: f["verdict"] for f in json.loads(done.stdout)["findings"]}
     assert verdicts["project"] == "warn"
@@ -76,7 +77,7 @@ def test_outside_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
 
 def test_data_is_judged_without_a_project(tmp_path: Path) -> None:
     data, _ = small_project.draw(tmp_path)
-    done = thawline(tmp_path, "doctor", "--data", str(data), "--json")
+    done = here(tmp_path, "doctor", "--data", str(data), "--json")
     assert done.returncode == 0, done.stderr
     found = {f["what"]: f for f in json.loads(done.stdout)["findings"]}
     assert "3 classes" in found["data"]["found"]
@@ -88,9 +89,9 @@ def test_data_is_judged_without_a_project(tmp_path: Path) -> None:
 
 def test_data_that_cannot_be_used_fails_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,kind\na.png,x\n")
-    done = thawline(tmp_path, "doctor", "--data", "list.csv", "--json")
+    done = here(tmp_path, "doctor", "--data", "list.csv", "--json")
     assert done.returncode == 1
     (found,) = json.loads(done.stdout)["findings"]
     assert "no column 'label'" in found["found"]
-    done = thawline(tmp_path, "doctor", "--data", "list.csv", "--label-column", "kind")
+    done = here(tmp_path, "doctor", "--data", "list.csv", "--label-column", "kind")
     assert done.returncode == 1 and "one class only" in done.stdout

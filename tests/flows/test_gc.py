@@ -21,6 +21,7 @@ from tasks.records import Project
 from tasks.tracking import registry, store
 from tests.flows.conftest import THAWLINE, thawline
 from tests.flows.test_champion import commit, git
+from tests.small_project import here
 from tests.tasks import trained_project
 
 PARAMS = f"""\
@@ -122,7 +123,7 @@ def test_only_what_no_version_names_goes_and_the_first_version_comes_back(
     (project.scratch / "prefix").mkdir()
     (project.scratch / "prefix/abc.npy").write_bytes(b"x" * 1000)
 
-    shown = thawline(project, "gc", "--dry-run", "--json")
+    shown = here(project, "gc", "--dry-run", "--json")
     assert shown.returncode == 0, shown.stderr
     offer = json.loads(shown.stdout)
     offered = {p for p in offer["items"] if p.startswith(".dvc/cache/files/md5/")}
@@ -143,7 +144,7 @@ def test_only_what_no_version_names_goes_and_the_first_version_comes_back(
     assert done.stdout.endswith("deleted\n")
     assert cached(project) == first | second
     assert not (project.scratch / "prefix").exists()
-    again = json.loads(thawline(project, "gc", "--dry-run", "--json").stdout)
+    again = json.loads(here(project, "gc", "--dry-run", "--json").stdout)
     assert again["items"] == []
 
     with repository.opened(project) as repo:
@@ -192,14 +193,14 @@ def test_with_one_commit_of_each_branch_older_ones_keep_nothing(project: Project
         commits.append(f"back to {seed}")
 
     def offered(*options: str) -> set[str]:
-        shown = thawline(project, "gc", "--dry-run", "--json", *options)
+        shown = here(project, "gc", "--dry-run", "--json", *options)
         assert shown.returncode == 0, shown.stderr
         return {"".join(Path(p).parts[-2:]) for p in json.loads(shown.stdout)["items"]}
 
     assert not third(project) & offered()
     assert not third(project) & offered("--commits", "2")
     assert third(project) <= offered("--commits", "1")
-    assert thawline(project, "gc", "--commits", "0", "--dry-run").returncode == 2
+    assert here(project, "gc", "--commits", "0", "--dry-run").returncode == 2
 
 
 def test_what_cannot_be_read_keeps_everything(

@@ -12,6 +12,7 @@ from tasks import params_file, versions
 from tasks.errors import ThawlineError
 from tasks.records import Project
 from tests.flows.conftest import thawline
+from tests.small_project import here
 
 
 def draw_images(folder: Path, classes: int = 2, each: int = 12) -> Path:
@@ -53,7 +54,7 @@ def test_a_folder_of_class_folders_becomes_a_project(images: Path, tmp_path: Pat
         check=False,
     )
     assert len(ignored.stdout.split()) == 4
-    plan = thawline(root, "plan")
+    plan = here(root, "plan")
     assert plan.returncode == 0, plan.stderr
     assert "has not run yet" in plan.stdout
 
@@ -70,7 +71,7 @@ def test_a_manifest_depends_on_its_images_too(images: Path, tmp_path: Path) -> N
     manifest = tmp_path / "list.csv"
     manifest.write_text("\n".join(["picture,label", *rows]) + "\n", encoding="utf-8")
     options = ["--images", str(images), "--path-column", "picture"]
-    done = thawline(tmp_path, "new", "project", "--data", str(manifest), *options)
+    done = here(tmp_path, "new", "project", "--data", str(manifest), *options)
     assert done.returncode == 0, done.stderr
     root = tmp_path / "project"
     assert params_file.load(root).prepare.path_column == "picture"
@@ -98,7 +99,7 @@ def test_bad_data_leaves_nothing_behind(
 ) -> None:
     (tmp_path / "raw").mkdir()
     draw_images(tmp_path / "raw", classes, each)
-    done = thawline(tmp_path, "new", "project", "--data", "raw")
+    done = here(tmp_path, "new", "project", "--data", "raw")
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from flows import plan
 from tasks import params_file
 from tasks.errors import ThawlineError, UnknownName
 from tasks.records import Layer, Project, Selection, ViewPolicy
-from tests.flows.conftest import thawline
+from tests.small_project import here
 
 
 def test_a_plan_of_one_stage_has_only_what_it_needs(project: Project) -> None:
@@ -26,13 +26,13 @@ def test_the_cost_is_what_the_stages_to_run_took_last(project: Project) -> None:
     record(project, "prepare", seconds=2.5)
     found = plan.plan(project)
     assert found["estimated_seconds"] == 42.5
-    shown = thawline(project, "plan").stdout
+    shown = here(project, "plan").stdout
     assert "about 42 s" in shown and "has not run yet" in shown
 
 
 def test_planning_writes_nothing(project: Project) -> None:
     before = {p for p in project.root.rglob("*") if ".dvc" not in p.parts}
-    done = thawline(project, "plan", "--json")
+    done = here(project, "plan", "--json")
     assert json.loads(done.stdout)["stages"][0]["reasons"] == ["has not run yet"]
     assert {p for p in project.root.rglob("*") if ".dvc" not in p.parts} == before
 
@@ -59,7 +59,7 @@ def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
     assert [row["parameters"] for row in rows] == [10, 20, 4 * 3 + 3]
     assert [row["compute_share"] for row in rows] == [0.75, 0.22, 0.03]
     assert rows[1]["learning_rates"] == {"last blocks": 1.0}
-    shown = thawline(project, "plan").stdout
+    shown = here(project, "plan").stdout
     assert "frozen" in shown and found["thaw_why"] in " ".join(shown.split())
 
 

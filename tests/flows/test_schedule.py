@@ -14,8 +14,7 @@ from flows.process import started_at
 from flows.schedule import Schedule
 from tasks import files
 from tasks.records import Project
-from tests.flows.conftest import thawline
-from tests.small_project import wait_until
+from tests.small_project import here, wait_until
 
 
 def test_slots_follow_from_the_clock_in_utc() -> None:
@@ -40,17 +39,17 @@ def test_a_schedule_that_nothing_serves_is_told(project: Project) -> None:
 
 @pytest.mark.parametrize("cron", ["0 3 * *", "61 3 * * *", "nightly"])
 def test_what_is_no_schedule_is_refused_with_an_example(project: Project, cron: str) -> None:
-    done = thawline(project, "schedule", "--cron", cron)
+    done = here(project, "schedule", "--cron", cron)
     assert done.returncode == 1 and "is no schedule" in done.stderr
     assert "'0 3 * * *' for 3 o'clock UTC" in done.stderr
 
 
 def test_without_a_server_it_says_how_to_start_one(project: Project) -> None:
-    done = thawline(project, "schedule")
+    done = here(project, "schedule")
     assert done.returncode == 1 and "thawline ui" in done.stderr
-    both = thawline(project, "schedule", "--cron", "0 3 * * *", "--every", "5")
+    both = here(project, "schedule", "--cron", "0 3 * * *", "--every", "5")
     assert both.returncode == 2
-    assert "schedule" not in json.loads(thawline(project, "status", "--json").stdout)
+    assert "schedule" not in json.loads(here(project, "status", "--json").stdout)
 
 
 def test_data_that_has_come_and_holds_still_is_noticed_once(project: Project) -> None:

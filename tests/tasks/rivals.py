@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from tasks import ledger
+from tasks.claim import Claim
 from tasks.desk import Outcome
 from tasks.errors import ThawlineError
+from tasks.ledger import BEGUN
 from tasks.params import Params
-from tasks.promotion import keep, promote, rollback
+from tasks.promotion import claim, keep, promote, rollback
 from tasks.records import Project
 from tasks.tracking import registry, store
 
+PROCESSES = multiprocessing.get_context("forkserver")  # each a process, with MLflow imported
+PROCESSES.set_forkserver_preload(
+    ["mlflow", "mlflow.store.model_registry.sqlalchemy_store", "tests.tasks.rivals"]
+)
 WRITES = (  # all that a decision calls of MLflow's to change something
     "create_registered_model",
     "create_model_version",
@@ -94,3 +101,9 @@ def race(start: float, root: Path, uri: str | None, number: int, answers: Any) -
                 answers.put(str(error))
                 raise
     answers.put(won)
+
+
+def ask(root: Path, wanted: Claim, barrier: Any, answers: Any) -> None:
+    """Claim a retraining when all others do."""
+    barrier.wait()
+    answers.put(claim(Project(root), PARAMS, BEGUN, wanted, {}, "") is None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,21 +53,14 @@ def test_the_last_slot_is_that_of_the_deployment() -> None:
     assert last_slot(entries, "nobody") == ""
 
 
-def ask(root: str, number: int, barrier: object, answers: object) -> None:
-    project, wanted = rivals.Project(Path(root)), replace(CLAIM, host=f"machine {number}")
-    barrier.wait()  # type: ignore[attr-defined]
-    former = promotion.claim(project, rivals.PARAMS, BEGUN, wanted, {}, "")
-    answers.put(former is None)  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_of_many_that_ask_at_once_one_does_it(tmp_path: Path, count: int) -> None:
     project = trained_project.with_store(tmp_path / "project")
-    context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(count), context.Queue()
+    barrier, answers = rivals.PROCESSES.Barrier(count), rivals.PROCESSES.Queue()
+    wanted = [replace(CLAIM, host=f"machine {number}") for number in range(count)]
     asking = [
-        context.Process(target=ask, args=(str(project.root), number, barrier, answers))
-        for number in range(count)
+        rivals.PROCESSES.Process(target=rivals.ask, args=(project.root, each, barrier, answers))
+        for each in wanted
     ]
     for process in asking:
         process.start()

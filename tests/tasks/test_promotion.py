@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import random
 import shutil
 import signal
@@ -24,12 +23,7 @@ from tasks.promotion import NOBODY, keep, promote, rollback
 from tasks.records import Project
 from tasks.tracking import lock, registry, store
 from tests.tasks import trained_project
-from tests.tasks.rivals import COMMANDS, PARAMS, aliases, command_that_dies, race
-
-PROCESSES = multiprocessing.get_context("forkserver")  # each a process, with MLflow imported
-PROCESSES.set_forkserver_preload(
-    ["mlflow", "mlflow.store.model_registry.sqlalchemy_store", "tests.tasks.rivals"]
-)
+from tests.tasks.rivals import COMMANDS, PARAMS, PROCESSES, aliases, command_that_dies, race
 
 
 @pytest.fixture(autouse=True)
