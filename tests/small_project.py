@@ -117,6 +117,7 @@ def here(place: Project | Path, *arguments: str) -> subprocess.CompletedProcess[
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         contextlib.chdir(folder),
+        mock.patch.dict(os.environ, environment(), clear=True),
         mock.patch.object(sys, "argv", ["thawline", *arguments]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

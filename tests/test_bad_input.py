@@ -165,12 +165,14 @@ def test_images_that_cannot_be_read_are_each_named_with_the_reason(
     assert len(told.splitlines()) == 1
 
 
-def test_backbones_unknown_or_out_of_reach(data: Path, tmp_path: Path) -> None:
+def test_backbones_unknown_or_out_of_reach(
+    data: Path, server: dict[str, str], tmp_path: Path
+) -> None:
     """Through the whole flow; no features are left."""
     project = small.new(tmp_path / "project", data)
     done = small.call(
         project.root, "thawline", "run", "--set", "embed.backbones=[mobilenet_v22, resnet18]",
-        TORCH_HOME=str(tmp_path / "none"), **small.guarded(tmp_path / "guard"),
+        TORCH_HOME=str(tmp_path / "none"), **small.guarded(tmp_path / "guard"), **server,
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

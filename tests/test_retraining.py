@@ -19,11 +19,15 @@ import pandas as pd
 import psutil
 import pytest
 
+from flows import ui
 from flows.process import end_group
 from tasks import files, params_file
 from tasks.records import Project
 from tests import small_project as small
-from tests.small_project import CLASSES, succeed
+from tests.small_project import CLASSES
+from tests.tasks import trained_project
+
+OFTEN = {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}  # seconds between two looks for what is due
 
 
 @dataclass(frozen=True)
@@ -33,47 +37,35 @@ class First:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> First:
+def first(tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> First:
     folder = tmp_path_factory.mktemp("retraining")
     data, grown = small.draw(folder)
     project = small.new(folder / "project", data)
     params_file.set_values(project.root, ["embed.backbones=[mobilenet_v2]"])
-    small.run(project)
+    trained_project.with_store(project.root)
+    small.run(project, **server)
     small.commit(project)
     return First(project, grown)
 
 
-def test_what_came_in_since_the_champion_was_trained_is_told(first: First, tmp_path: Path) -> None:
-    copy = Project(tmp_path / "copy")
-    shutil.copytree(first.project.root, copy.root, symlinks=True)
-    weights = small.digests(copy)
-    params_file.set_values(copy.root, [f"prepare.data={json.dumps(str(first.grown))}"])
-    told = json.loads(succeed(copy.root, "thawline", "changes", "--json"))
-    found, made = told["changes"], told["decision"]
-    assert found["found"] == {"added": 2 * small.MORE, "removed": 0, "relabelled": 0, "moved": 0}
-    assert {row["label"] for row in found["counts"]} == set(list(CLASSES.values())[:2])
-    in_test = found["test"]["added"]
-    assert found["to_learn"]["added"] == 2 * small.MORE - in_test
-    assert found["test"]["same"] == (in_test == 0)
-    assert made["verdict"] == "skip" and "retrain.min_examples" in made["reasons"][0]
-    assert made["seconds"] > 0
-    assert small.digests(copy) == weights  # nothing after the features ran
-    enough = ("retrain.min_examples=1", "retrain.min_new=0.01")
-    params_file.set_values(copy.root, list(enough))
-    assert "Retrain (about " in succeed(copy.root, "thawline", "changes")
-
-
 def test_retraining_decides_judges_and_records_in_a_dirty_tree(
-    first: First, tmp_path: Path
+    first: First, server: dict[str, str], tmp_path: Path
 ) -> None:
     copy = Project(tmp_path / "copy")
     shutil.copytree(first.project.root, copy.root, symlinks=True)
-    assert succeed(copy.root, "thawline", "retrain") == "Skip: nothing new.\n"
-    changed = [f"prepare.data={json.dumps(str(first.grown))}", "retrain.min_examples=1"]
-    params_file.set_values(copy.root, changed)
+    assert small.here(copy, "retrain").stdout == "Skip: nothing new.\n"
+    weights = small.digests(copy)
+    params_file.set_values(copy.root, [f"prepare.data={json.dumps(str(first.grown))}"])
+    tells_what_came_in(json.loads(small.here(copy, "changes", "--json").stdout))
+    assert small.digests(copy) == weights  # nothing after the features ran
+
+    params_file.set_values(copy.root, ["retrain.min_examples=1", "retrain.min_new=0.01"])
     (copy.root / "notes.txt").write_text("not committed\n")
     known = small.git(copy.root, "rev-parse", "HEAD")
-    made = json.loads(succeed(copy.root, "thawline", "retrain", "--json"))
+    done = small.call(copy.root, "thawline", "retrain", "--json", **server)
+    assert done.returncode == 0, done.stderr
+    assert "Retrain (about " in done.stderr
+    made = json.loads(done.stdout)
     assert made["outcome"] in ("kept", "promoted")
     assert made["advice"]["changes"]["found"]["added"] == 2 * small.MORE
     judged = {rule["name"]: rule for rule in made["decision"]["gate"]["verdict"]["rules"]}
@@ -87,12 +79,24 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     assert "?? notes.txt" in small.git(copy.root, "status", "--porcelain")
     recorded = small.git(copy.root, "show", f"{made['commit']}:./dvc.lock")
     assert recorded == (copy.root / "dvc.lock").read_text()
-    told = json.loads(succeed(copy.root, "thawline", "status", "--json"))["registry"]["ledger"]
-    assert [entry["kind"] for entry in told["last"]][1:3] == ["retraining", "not retrained"]
-    evidence = told["last"][0]["evidence"]["retraining"]
+    standing = json.loads(small.here(copy, "status", "--json").stdout)["registry"]["ledger"]
+    assert [entry["kind"] for entry in standing["last"]][1:3] == ["retraining", "not retrained"]
+    evidence = standing["last"][0]["evidence"]["retraining"]
     assert evidence["deployment"] == "by hand" and evidence["data"]
     if made["outcome"] == "kept":
-        assert "was judged before" in succeed(copy.root, "thawline", "retrain")
+        assert "was judged before" in small.here(copy, "retrain").stdout
+
+
+def tells_what_came_in(advice: dict[str, Any]) -> None:
+    """What came in since the champion was trained, and that it is too little to train for."""
+    found, made = advice["changes"], advice["decision"]
+    assert found["found"] == {"added": 2 * small.MORE, "removed": 0, "relabelled": 0, "moved": 0}
+    assert {row["label"] for row in found["counts"]} == set(list(CLASSES.values())[:2])
+    in_test = found["test"]["added"]
+    assert found["to_learn"]["added"] == 2 * small.MORE - in_test
+    assert found["test"]["same"] == (in_test == 0)
+    assert made["verdict"] == "skip" and "retrain.min_examples" in made["reasons"][0]
+    assert made["seconds"] > 0
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ def running(project: Project, *command: str, ready: str) -> Iterator[str]:
     log = project.root / "logs" / f"{command[0]}-test.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            ["thawline", *command], cwd=project.root, env=small.environment(), stdout=out,
+            ["thawline", *command], cwd=project.root, env=small.environment(**OFTEN), stdout=out,
             stderr=out, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
@@ -121,33 +125,33 @@ def ask(address: str, path: str, **body: Any) -> Any:
 
 
 def test_data_that_comes_in_starts_a_retraining_and_a_missed_slot_gives_way(
-    first: First, tmp_path: Path
+    first: First, pages: tuple[Project, str, str], tmp_path: Path
 ) -> None:
-    copy, data = Project(tmp_path / "copy"), tmp_path / "data"
+    copy, data, address = Project(tmp_path / "copy"), tmp_path / "data", pages[1]
     shutil.copytree(first.project.root, copy.root, symlinks=True)
     shutil.copytree(params_file.load(copy.root).prepare.data, data)
     params_file.set_values(copy.root, [f"prepare.data={json.dumps(str(data))}"])
-    with running(copy, "ui", ready="Prefect: ") as told:
-        address = told.split()[1]
-        with running(copy, "schedule", "--watch", "1", ready="deployment retrain/clothes"):
-            shutil.copy(first.grown / "包/0新0.png", data / "包/新.png")
+    note = ui._server_file(copy)  # as if these pages were its own
+    files.write_json(note, files.read_json(ui._server_file(pages[0])))
+    with running(copy, "schedule", "--watch", "1", ready="deployment retrain/clothes"):
+        shutil.copy(first.grown / "包/0新0.png", data / "包/新.png")
 
-            def runs() -> dict[str, str]:
-                found = ask(address, "flow_runs/filter", flows={"name": {"any_": ["retrain"]}})
-                return {run["id"]: (run["state"] or {}).get("message") or "" for run in found}
+        def runs() -> dict[str, str]:
+            found = ask(address, "flow_runs/filter", flows={"name": {"any_": ["retrain"]}})
+            return {run["id"]: (run["state"] or {}).get("message") or "" for run in found}
 
-            small.wait_until(lambda: any("Skip: only 1" in text for text in runs().values()), 240)
-            [deployment] = ask(address, "deployments/filter")
-            here, made = f"deployments/{deployment['id']}/create_flow_run", []
-            for hours in (3, 1):
-                slot = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
-                state = {"type": "SCHEDULED", "state_details": {"scheduled_time": slot}}
-                made.append(ask(address, here, state=state)["id"])
-            small.wait_until(lambda: all(runs()[each] for each in made), 240)
-            missed, caught_up = (runs()[each] for each in made)
-            assert "left to the later slot" in missed
-            assert "Skip: " in caught_up or "left to the later slot" in caught_up
-    told = json.loads(succeed(copy.root, "thawline", "status", "--json"))
+        small.wait_until(lambda: any("Skip: only 1" in text for text in runs().values()), 240)
+        [deployment] = ask(address, "deployments/filter")
+        here, made = f"deployments/{deployment['id']}/create_flow_run", []
+        for hours in (3, 1):
+            slot = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+            state = {"type": "SCHEDULED", "state_details": {"scheduled_time": slot}}
+            made.append(ask(address, here, state=state)["id"])
+        small.wait_until(lambda: all(runs()[each] for each in made), 240)
+        missed, caught_up = (runs()[each] for each in made)
+        assert "left to the later slot" in missed
+        assert "Skip: " in caught_up or "left to the later slot" in caught_up
+    told = json.loads(small.here(copy, "status", "--json").stdout)
     assert not told["schedule"]["served"] and "nothing serves it" in told["schedule"]["line"]
     last = told["registry"]["ledger"]["last"]
     assert {entry["evidence"]["retraining"]["deployment"] for entry in last[:1]} == {
@@ -189,7 +193,7 @@ def test_a_killed_retraining_leaves_no_process_and_is_taken_up_again(
         with running(copy, "schedule", "--watch", "1", ready="deployment retrain/clothes"):
             small.wait_until(lambda: states() == ["COMPLETED", "CRASHED"], 600)
     assert files.read_json(copy.models / "run.json")["resumed_from_step"] > 0
-    told = json.loads(succeed(copy.root, "thawline", "status", "--json"))["registry"]["ledger"]
+    told = json.loads(small.here(copy, "status", "--json").stdout)["registry"]["ledger"]
     kinds = [entry["kind"] for entry in told["last"]][:3]
     assert kinds[0] in ("kept", "promotion") and kinds[1:] == ["retraining", "retraining"]
 

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 
-from flows.process import end_group
 from flows.project import QUIET
 from tasks import versions
 from tasks.records import Project
@@ -106,29 +105,6 @@ def start(project: Project, *arguments: str, env: dict[str, str]) -> subprocess.
         # A background job of a shell ignores Ctrl-C, and would hand that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-
-
-@pytest.fixture(scope="session")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, str, str]]:
-    """`thawline ui` on a project: (project, the address of Prefect's page, that of MLflow's).
-
-    Flows that report to this server start at once; one test uses Prefect's own.
-    """
-    project = make_project(tmp_path_factory.mktemp("pages") / "project")
-    process = start(project, "ui", env={})
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        assert lines[0].startswith("Prefect: "), process.stderr
-        yield project, lines[0].split()[1], lines[1].split()[1]
-    finally:
-        end_group(process, grace=15)
-
-
-@pytest.fixture
-def server(pages: tuple[Project, str, str]) -> dict[str, str]:
-    """The environment that makes flows report to the running server."""
-    return {"PREFECT_API_URL": f"{pages[1]}/api"}
 
 
 @pytest.fixture

@@ -13,12 +13,14 @@ from flows.runner import end_noted_processes, note_process
 from tasks import trainings
 from tasks.records import Project
 from tasks.tracking import drainer, spool, store
+from tests.tasks import trained_project
 from tests.tasks.test_garbage import training
 
 
 @pytest.fixture
 def left(project: Project) -> tuple[Project, str]:
     """A project and, in its MLflow, the run of a training that was killed at step 8."""
+    trained_project.with_store(project.root)
     training(project, "killed", None, 10)
     training(project, "older", "KILLED", 100)
     drained = drainer.drain(project, 60)
