@@ -201,10 +201,9 @@ def test_going_back_trains_nothing_and_the_first_model_is_the_challenger(
     assert versions[1] == first.record["mlflow_run_id"]
 
 
-def test_a_candidate_taken_out_leaves_nothing_to_compute_whoever_runs_the_stages(
+def test_a_candidate_taken_out_or_another_augmentation_leaves_nothing_to_compute(
     first: FirstRun, server: dict[str, str], tmp_path: Path
 ) -> None:
-    """And `--from` runs a stage and what follows; another augmentation embeds nothing anew."""
     project = Project(tmp_path / "copy")
     shutil.copytree(first.project.root, project.root)
     alone, both = ("embed.backbones=[mobilenet_v2]", f"embed.backbones=[{', '.join(BACKBONES)}]")
@@ -217,11 +216,9 @@ def test_a_candidate_taken_out_leaves_nothing_to_compute_whoever_runs_the_stages
     params_file.set_values(project.root, [both])
     succeed(project.root, "dvc", "repro")
     assert small.digests(project) == first.model
-    states = run(project, "--set", alone, "--from", "evaluate", **server)["states"]
-    assert [stage for stage, state in states.items() if state == "done"] == ["evaluate", "package"]
+    assert "done" not in run(project, "--set", alone, **server)["states"].values()
     assert not project.features("tf_efficientnet_lite0").exists()
-    differing = {path for path, hashed in locked.items() if made(project)[path] != hashed}
-    assert differing <= DIFFERENT_EACH_TIME
+    assert made(project).items() >= locked.items()
     assert "up to date" in succeed(project.root, "dvc", "repro")
 
     params_file.set_values(project.root, ["augment.policy=none"])

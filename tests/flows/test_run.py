@@ -116,7 +116,7 @@ def test_dvc_repro_finds_nothing_to_do_after_a_run(first_run: tuple[Project, Any
         assert repo.reproduce() == []
 
 
-def test_set_is_written_and_only_what_depends_on_it_reruns(
+def test_set_is_written_and_only_what_depends_on_it_or_follows_a_stage_reruns(
     first_run: tuple[Project, Any], server: dict[str, str]
 ) -> None:
     project, _ = first_run
@@ -142,6 +142,11 @@ def test_set_is_written_and_only_what_depends_on_it_reruns(
         "patient": "restored",
     }
     assert (project.root / "out/model.txt").read_text() == "HELLO\nHELLO\n3\n"
+
+    done = thawline(project, "run", "--from", "train", "--json", env=server)
+    assert done.returncode == 0, done.stderr
+    ran = [stage for stage, state in states(done).items() if state == "done"]
+    assert ran == ["train", "patient"]
 
 
 def test_a_disk_that_is_too_small_is_refused(
