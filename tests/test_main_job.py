@@ -309,6 +309,21 @@ def test_prefects_page_of_a_run_has_its_figures(first: FirstRun) -> None:
     assert "file://" not in shown
 
 
+def test_dvc_alone_trains_to_the_same_bits_in_a_fresh_clone(
+    first: FirstRun, tmp_path: Path
+) -> None:
+    """What follows training, DVC alone runs where a candidate is taken out, above."""
+    project = small.clone(first.project, tmp_path / "clone")
+    trained_project.with_store(project.root)
+    assert not project.train.exists()
+    succeed(project.root, "dvc", "repro", "train")
+    weights = [x.train / "weights.safetensors" for x in (project, first.project)]
+    assert files.sha256_file(weights[0]) == files.sha256_file(weights[1])
+    ours, theirs = made(project), made(first.project)
+    assert ours.keys() == theirs.keys()
+    assert {path for path in ours if ours[path] != theirs[path]} <= DIFFERENT_EACH_TIME
+
+
 def made(project: Project) -> dict[str, str]:
     """Each output → its hash, as `dvc.lock` has it."""
     lock = params_file.parse((project.root / "dvc.lock").read_bytes())
@@ -406,16 +421,16 @@ def checkpoints(project: Project) -> list[int]:
     return [int(mark.stem.removeprefix("step-")) for mark in marks]
 
 
-def kill_and_resume(first: FirstRun, project: Project, chance: random.Random) -> None:
+def kill_and_resume(
+    first: FirstRun, project: Project, chance: random.Random, **variables: str
+) -> None:
     """Train in a clone that has all inputs of training, with a checkpoint a step, killed once."""
     small.clone(first.project, project.root)
+    trained_project.with_store(project.root)
     succeed(project.root, "dvc", "pull", *BEFORE_TUNE)
     step = chance.randint(1, first.record["steps"] * 2 // 3)
-    goes_on(first, project, kill_in_training(project, step, "--set", "train.checkpoint_seconds=0"))
-
-
-def goes_on(first: FirstRun, project: Project, killed_at: int, **variables: str) -> None:
-    """The next run goes on with the training that was killed, and ends in the first's bits."""
+    options = ("--set", "train.checkpoint_seconds=0")
+    killed_at = kill_in_training(project, step, *options, **variables)
     result = run(project, **variables)
     assert result["states"]["train"] == "done"
     resumed_from = files.read_json(project.models / "run.json")["resumed_from_step"]
@@ -423,25 +438,10 @@ def goes_on(first: FirstRun, project: Project, killed_at: int, **variables: str)
     assert small.digests(project) == first.model
 
 
-def test_a_fresh_clone_makes_the_same_bits_by_dvc_alone_and_after_a_sigkill_in_training(
+def test_after_a_sigkill_training_goes_on_and_ends_in_the_same_bits(
     first: FirstRun, server: dict[str, str], tmp_path: Path
 ) -> None:
-    project = small.clone(first.project, tmp_path / "clone")
-    trained_project.with_store(project.root)
-    assert not project.models.exists()
-    succeed(project.root, "dvc", "repro", "train")
-    weights = [x.train / "weights.safetensors" for x in (project, first.project)]
-    assert files.sha256_file(weights[0]) == files.sha256_file(weights[1])
-
-    shutil.rmtree(project.scratch / "checkpoints")
-    shutil.rmtree(project.root / ".dvc/cache/runs")  # else DVC brings back what it has made
-    step = random.randint(1, first.record["steps"] * 2 // 3)
-    options = ("--force", "train", "--set", "train.checkpoint_seconds=0")
-    goes_on(first, project, kill_in_training(project, step, *options, **server), **server)
-    ours, theirs = made(project), made(first.project)
-    assert ours.keys() == theirs.keys()
-    assert {path for path in ours if ours[path] != theirs[path]} <= DIFFERENT_EACH_TIME
-    assert "up to date" in succeed(project.root, "dvc", "repro")
+    kill_and_resume(first, Project(tmp_path / "killed"), random.Random(), **server)
 
 
 @pytest.mark.long
