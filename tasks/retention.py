@@ -15,13 +15,13 @@ import numpy.typing as npt
 from tasks import files
 
 if TYPE_CHECKING:
+    from tasks.labelling import Labels
     from tasks.params import RetentionParams
 
 DIGITS = 6  # of figures in the record
 CERTAIN = 0.05  # p below which one set of weights is called better than another
 
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Retention:
         return next(point for point in self.curve if point.alpha == alpha)
 
 
-def compare(before: Sight, after: Sight, targets: Ints) -> Knowledge:
-    """What is left of `before`; `targets` [n]: the classes by which skill is judged."""
+def compare(before: Sight, after: Sight, targets: Labels) -> Knowledge:
+    """What is left of `before`; `targets`: the labels by which skill is judged."""
     from tasks.select import knn_accuracy
 
     old, new = before.predictions.astype(np.float64), after.predictions.astype(np.float64)
