@@ -25,8 +25,8 @@ from tasks import (
     evaluate,
     evidence,
     files,
-    labelling,
     freeze,
+    labelling,
     select,
     tune,
 )

@@ -130,7 +130,7 @@ def project(
     DataSummary(
         problem="text_classification",
         classes=names,
-        counts={split: {name: 1 for name in names} for split in SPLITS},
+        counts={split: dict.fromkeys(names, 1) for split in SPLITS},
         digest="d" * 64,
         unreadable=[],
         exact_duplicates=[],
