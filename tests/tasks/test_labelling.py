@@ -104,9 +104,9 @@ def test_lists_of_parquet_with_named_classes(tmp_path: Path, feature: str) -> No
 
 
 def test_data_sets_that_were_saved_hold_lists_too(tmp_path: Path) -> None:
-    saved(tmp_path / "d", [("a", [1, 0]), ("b", [1])], [("c", []), ("d", None)], several=True)
+    saved(tmp_path / "d", [("a", [1, 0]), ("b", None)], [("c", []), ("d", [1])], several=True)
     found = read(tmp_path / "d", label_separator=",")["label"].tolist()
-    assert found == ["neg | pos", "pos", "(none)", "(none)"]
+    assert found == ["neg | pos", "(none)", "(none)", "pos"]
 
 
 @pytest.mark.parametrize(
