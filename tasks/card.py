@@ -10,6 +10,10 @@ _FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+}
+_OF_SEVERAL = {
+    "accuracy": "accuracy: all labels right",
+    "balanced_accuracy": "mean recall of the labels",
     "micro_f1": "micro F1",
     "hamming_accuracy": "single decisions that are right (1 − Hamming loss)",
 }
@@ -19,7 +23,7 @@ def text(record: dict[str, Any]) -> str:
     """Markdown; the same for the same `model.json`."""
     sections = {
         "Use": _use(record),
-        "Results": _results(record["metrics"]) + _by_slice(record["judged"]["slices"]),
+        "Results": _results(record) + _by_slice(record["judged"]["slices"]),
         "Data": _data(record),
         "How it was made": _making(record),
         "Limits": _limits(record),
@@ -78,9 +82,11 @@ whole answer, a product of these. An answer is right when all of it is.
 """
 
 
-def _results(metrics: dict[str, float]) -> str:
+def _results(record: dict[str, Any]) -> str:
+    metrics: dict[str, float] = record["metrics"]
+    names = _FIGURES | (_OF_SEVERAL if packaged.several(record) else {})
     lines = ["| on the test split | value | interval |", "|---|---|---|"]
-    for key, name in _FIGURES.items():
+    for key, name in names.items():
         if (value := metrics.get(f"test.{key}")) is None:
             continue
         ends = [metrics.get(f"test.{key}_{end}") for end in ("low", "high")]

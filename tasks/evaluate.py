@@ -119,7 +119,11 @@ def conclude(
             probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
         ),
         "retention": retention.judge(
-            Retention.read(project.train / "retention.json"), known, params.retention, words.many
+            Retention.read(project.train / "retention.json"),
+            known,
+            params.retention,
+            words.many,
+            several,
         ),
         "drift": evidence.plain(asdict(_drift(manifest, logits, several))),
         **evidence.plain(slices.judge(labels, predicted, tested, resamples)),

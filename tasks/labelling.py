@@ -150,8 +150,8 @@ def has(labels: Labels, number: int) -> Bools:
 
 def right(labels: Labels, said: Labels) -> Bools:
     """Which answers are right as a whole: [n]."""
-    found: Bools = labels == said
-    return found.all(1) if labels.ndim == 2 else found
+    found = labels == said
+    return np.asarray(found.all(1) if labels.ndim == 2 else found)
 
 
 def rarest(labels: Labels) -> Ints:

@@ -98,8 +98,8 @@ def answers(
 
 def classes(said: pd.DataFrame) -> list[str]:
     """The model's classes in order, by its `answers`."""
-    after = said.columns[said.columns.get_loc("error") + 1 :]
-    return [str(name).removeprefix("p_") for name in after]
+    names = [str(name) for name in said.columns]
+    return [name.removeprefix("p_") for name in names[names.index("error") + 1 :]]
 
 
 def _sha256(path: Path) -> str:

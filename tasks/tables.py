@@ -272,9 +272,9 @@ def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Seri
 
     A cell is a text with separators, or a list.
     """
-    lists = pd.Series(False, column.index)
-    if column.dtype == object:
-        lists[:] = [isinstance(value, _LISTS) for value in column]
+    free = column.dtype == object  # other kinds of columns hold no lists
+    found = [isinstance(value, _LISTS) for value in column] if free else False
+    lists = pd.Series(found, column.index, dtype=bool)
     if not params.label_separator:
         if (row := first(lists)) is not None:
             raise DataError(
@@ -283,7 +283,7 @@ def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Seri
             )
         return _filled(text(column), params.label_column, name)
     texts = text(column.where(~lists, None))
-    found = [
+    labels = [
         _several(value if is_list else cell, params.label_separator, f"{name}, {place}")
         for place, value, is_list, cell in zip(
             (f"{column.index.name} {number}" for number in column.index),
@@ -293,7 +293,7 @@ def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Seri
             strict=True,
         )
     ]
-    return pd.Series(found, column.index, dtype="str")
+    return pd.Series(labels, column.index, dtype="str")
 
 
 def _several(cell: Any, separator: str, where: str) -> str:
