@@ -20,6 +20,7 @@ Features = npt.NDArray[np.float32]
 
 FAR = 6.0  # robust standard deviations from which on an example is an outlier
 LEAST_OF_CLASS = 6  # examples of a class below which none of them is suspected
+TOLD = 0.5  # of the examples with one of several labels, below which it is not suspected
 ODD_RECALL = 0.5  # of the median class's, below which a class is odd
 ODD_SPREAD = 3.0  # times wider or tighter than the median class
 ODD_APART = 4.0  # times as far from the nearest other class as the median class
@@ -94,7 +95,8 @@ def label_errors(probabilities: Floats, targets: Labels) -> list[Suspect]:
     """Examples that are probably mislabelled, the surest first.
 
     Of several labels each is asked about by itself, as a question of no and yes, and `likely` is
-    the one that is too much or missing; an example is named once, for the surest of them.
+    the one that is too much or missing; an example is named once, for the surest of them. Of a
+    label that the others hardly tell, nothing is said: that may be the features' fault.
 
     Ranked by how much likelier another class is than the given one; as many as confident learning
     counts (Northcutt, Jiang and Chuang, JAIR 2021, arXiv:1911.00068): examples for which another
@@ -126,8 +128,11 @@ def label_errors(probabilities: Floats, targets: Labels) -> list[Suspect]:
 def _errors_of_several(probabilities: Floats, targets: Labels) -> list[Suspect]:
     found: dict[int, Suspect] = {}
     for number, yes in enumerate(probabilities.T):
+        own = labelling.has(targets, number)
+        if not own.any() or (yes[own] > labelling.CUT).mean() < TOLD:
+            continue
         asked = np.stack([1 - yes, yes], 1)
-        for each in label_errors(asked, labelling.has(targets, number).astype(np.int64)):
+        for each in label_errors(asked, own.astype(np.int64)):
             surer = each.row not in found or each.confidence > found[each.row].confidence
             if surer:
                 found[each.row] = replace(each, likely=number)
