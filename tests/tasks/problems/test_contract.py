@@ -287,6 +287,23 @@ def test_it_has_learned_something(case: Case) -> None:
     assert metrics["test.accuracy"] > metrics["baseline.majority.accuracy"]
 
 
+def test_one_label_and_several_are_judged_and_told_each_in_their_way(case: Case) -> None:
+    several = bool(case.params.prepare.label_separator)
+    metrics = files.read_json(case.project.reports / "metrics.json")
+    assert ("test.micro_f1" in metrics) == ("baseline.majority.micro_f1" in metrics) == several
+    page = (case.project.reports / "report.html").read_text()
+    assert ('aria-label="Confusion matrix"' in page) == ("<h2>Per class</h2>" in page) != several
+    assert ("Wrongly said" in page) == ("<h2>Per label</h2>" in page) == several
+    card = (case.project.models / "README.md").read_text()
+    assert ("It gives one of these labels" in card) == ("single decisions" not in card) != several
+    record = files.read_json(case.project.models / "model.json")
+    assert ("several_labels" in record) == packaged.several(record) == several
+    if several:
+        assert metrics["test.accuracy"] > metrics["baseline.majority.accuracy"] + 0.3
+        said = pd.read_parquet(case.project.evaluate / "predictions.parquet")
+        assert set(said["predicted"]) > {"(none)", "praise | 抱怨"}
+
+
 def test_a_training_can_start_from_the_packaged_model(case: Case) -> None:
     path = case.project.root / "start.safetensors"
     start = problems.starting(case.name).write(case.project.models, "a model", path)
