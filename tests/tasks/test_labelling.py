@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from flows import new
 from tasks import (
     baselines,
     calibration,
@@ -164,6 +165,15 @@ def test_what_is_made_for_one_label_is_refused(key: str, value: object) -> None:
             {**one.model_dump(by_alias=True), "prepare": {"data": "x", "label_separator": "|"}}
         )
     assert f"{key}: " in str(error.value) and "prepare.label_separator" in str(error.value)
+
+
+def test_a_separator_that_yaml_takes_for_something_else_must_be_quoted(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(new.template("text_classification"))
+    with pytest.raises(ParamsError, match="alone is nothing in YAML; write it in quotes: --set '"):
+        params_file.set_values(tmp_path, ["prepare.label_separator=|"])
+    for text, value in (('"|"', "|"), (";", ";"), ("''", "")):
+        found = params_file.set_values(tmp_path, [f"prepare.label_separator={text}"])
+        assert found.prepare.label_separator == value
 
 
 def test_a_search_may_not_reach_it_either() -> None:
