@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from tasks.engine import fold
 from tasks.engine.depthwise import quicken
 from tasks.engine.device import Compute, resolve
-from tasks.engine.fold import folded
+from tasks.engine.fold import Clamped, folded
 from tasks.engine.network import digest
 from tasks.engine.split import chain
 from tasks.problems.image_classification import architectures
@@ -69,6 +70,45 @@ def test_it_follows_weights_that_were_learned_when_it_is_made_again() -> None:
         model.eval()
         assert not torch.allclose(first(IMAGES), model(IMAGES), atol=1e-4)
         torch.testing.assert_close(folded(model)(IMAGES), model(IMAGES), rtol=1e-3, atol=1e-4)
+
+
+CLAMPED = {"mobilenet_v2": 35, "timm.tf_efficientnet_lite0.in1k": 28, "resnet18": 1, "vgg11": 8}
+
+
+@pytest.mark.parametrize("name", CLAMPED)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_activations_are_applied_by_convolutions_with_the_same_bits(
+    name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network(name).to(memory_format=torch.channels_last)
+    made = folded(model)
+    monkeypatch.setattr(fold, "_clamp", lambda *_: None)
+    apart = folded(model)
+    assert sum(isinstance(part, Clamped) for part in made.modules()) == CLAMPED[name]
+    assert not any(isinstance(part, Clamped) for part in apart.modules())
+    compute = resolve("cpu", precision)
+    some = torch.rand(20, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    for images in (some, some[:3]):
+        assert torch.equal(compute.forward(made, images), compute.forward(apart, images))
+
+
+def test_an_activation_that_something_else_reads_stays() -> None:
+    class Shared(nn.Module):
+        """A ReLU is used twice, and a convolution's output is read twice."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Conv2d(3, 3, 1) for _ in range(3))
+            self.relu, self.last = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.three(self.relu(self.two(self.relu(self.one(x)))))
+            return y + self.last(y)
+
+    made = folded(Shared())
+    assert not any(isinstance(part, Clamped) for part in made.modules())
+    lower = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardtanh(-1, 1))
+    assert not any(isinstance(part, Clamped) for part in folded(nn.Sequential(lower)).modules())
 
 
 def test_what_cannot_be_folded_stays() -> None:
