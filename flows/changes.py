@@ -18,6 +18,7 @@ from tasks import (
     changes,
     costs,
     decision,
+    packaged,
     params_file,
     predict,
     problems,
@@ -88,7 +89,9 @@ def since(project: Project, params: Params, champion: past.Champion) -> Changes:
         if champion.backbone in params.embed.backbones:
             then, now = _features(repo, project, champion, then, now)
         answers = _answers(repo, project, params, champion, old, new)
-    return changes.compare(then, now, params.retrain.confidence, params.seed, answers)
+    several = bool(params.prepare.label_separator)
+    options = params.retrain.confidence, params.seed, answers, several
+    return changes.compare(then, now, *options)
 
 
 def _update(project: Project, params: Params, champion: past.Champion, console: Console) -> None:
@@ -150,10 +153,10 @@ def _answers(
     said = pd.read_parquet(
         past.file(repo, champion.hashes[EVALUATED], "predictions.parquet", what)
     ).drop_duplicates("group")
-    classes = sorted(old["label"].unique())
     problem = problems.load(params.problem)
     model = predict.load(project, params, str(champion.number))
     answers = predict.answers(model, problem.samples(project, [*rows]))
+    classes = packaged.classes(answers)
     return Answers(
         old=said[[f"p_{i}" for i in range(len(classes))]].to_numpy(np.float64),
         new=answers[[f"p_{name}" for name in classes]].dropna().to_numpy(np.float64),

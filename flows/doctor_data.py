@@ -54,7 +54,8 @@ def _findings(project: Project, found: Inspection) -> Iterator[Finding]:
 
     summary = DataSummary.read(project.summary)
     counts = ", ".join(f"{sum(summary.counts[split].values()):,} {split}" for split in SPLITS)
-    yield Finding("data", "ok", f"{len(summary.classes)} classes; {counts}")
+    classes = "labels, several an example" if summary.labelling.several else "classes"
+    yield Finding("data", "ok", f"{len(summary.classes)} {classes}; {counts}")
     for what, notes, advice in (
         ("unreadable", summary.unreadable, "set aside"),
         ("copies", summary.exact_duplicates, "left out"),

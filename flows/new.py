@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from flows import start as starts
-from tasks import params_file, problems, recipes, versions
+from tasks import labelling, params_file, problems, recipes, versions
 from tasks.errors import ThawlineError, nearest
 from tasks.params import Params
 from tasks.problems import Problem
@@ -110,11 +110,12 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     _start_dvc(root)
     (root / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
     told = []
+    known = labelling.of(frame["label"].unique(), bool(parameters.prepare.label_separator))
     if wanted.start is not None:
-        told = starts.start_from(project, wanted.start, classes=sorted(set(frame["label"])))
+        told = starts.start_from(project, wanted.start, classes=known.classes)
     split = "with its own split" if given else "to be split"
-    classes = frame["label"].nunique()
-    return [f"{len(frame)} examples of {classes} classes, {split}; recipe {recipe}", *told]
+    classes = f"{len(known.classes)} {'labels, several each' if known.several else 'classes'}"
+    return [f"{len(frame)} examples of {classes}, {split}; recipe {recipe}", *told]
 
 
 def problem_of(data: str, said: str | None = None) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks import ridge
-from tasks.metrics import Ints
+from tasks import labelling, ridge
+from tasks.labelling import Ints, Labelling, Labels
 
 Features = npt.NDArray[np.float32]
 
@@ -28,7 +28,7 @@ class Baseline:
 
     name: str  # in metrics.json
     title: str  # in a sentence
-    predicted: Ints  # [n]
+    predicted: Labels  # of each, as in `tasks.labelling`
     details: dict[str, Any]  # JSON-ready: how it was made, and what its problem shows of it
 
 
@@ -44,15 +44,16 @@ def in_words(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def majority(labels: Ints, classes: list[str], examples: int) -> Baseline:
-    """Always the commonest class of the training `labels`, the first of several."""
-    target = int(np.bincount(labels, minlength=len(classes)).argmax())
-    answer = np.full(examples, target, np.int64)
-    return Baseline("majority", f"Always answering “{classes[target]}”", answer, {})
+def majority(targets: Ints, known: Labelling, examples: int) -> Baseline:
+    """Always the commonest class, or combination of classes, of the training `targets`; of equals
+    the first."""
+    target = int(np.bincount(targets).argmax())
+    answer = known.truth(np.full(examples, target, np.int64))
+    return Baseline("majority", f"Always answering “{known.names[target]}”", answer, {})
 
 
 def linear_probe(
-    train: tuple[Features, Ints], test: Features, classes: int, rows: Ints | None = None
+    train: tuple[Features, Labels], test: Features, classes: int, rows: Ints | None = None
 ) -> Baseline:
     """A ridge head on frozen features [n, d], its strength by exact leave-one-out.
 
@@ -61,6 +62,7 @@ def linear_probe(
     """
     features, targets = train
     solution = ridge.fit(features, targets, classes, rows)
-    predicted = (test @ solution.weight.T + solution.bias).argmax(1).astype(np.int64)
+    scores = test @ solution.weight.T + solution.bias
+    predicted = labelling.answers(scores, targets.ndim == 2)
     details = {"features": features.shape[1]}
     return Baseline("linear_probe", "A linear probe on the frozen backbone", predicted, details)

@@ -8,43 +8,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.metrics import Bootstrap, Floats, Interval, Ints, ratio, wilson
+from tasks import labelling
+from tasks.labelling import Floats, Labels
+from tasks.metrics import Bootstrap, Interval, ratio, wilson
 
 BINS = 15
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 SMALLEST = 1e-12  # a probability of exactly 0 would make the log-likelihood infinite
 
 
-def calibration_tallies(probabilities: Floats, labels: Ints) -> Floats:
+def calibration_tallies(probabilities: Floats, labels: Labels) -> Floats:
     """What the calibration error and the log-likelihood are sums of: [n, 2 · BINS + 2].
 
-    For each bin of the top probability its confidence and its right answers, then the negative
-    log-likelihood and 1.
+    For each bin of the probability of the answer its confidence and its right answers, then the
+    negative log-likelihood and 1.
     """
-    rows = np.arange(len(labels))
-    top = probabilities.argmax(axis=1)
-    confidence = probabilities[rows, top]
+    rows, several = np.arange(len(labels)), labels.ndim == 2
+    confidence = labelling.confidence(probabilities, several)
     place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     tallies = np.zeros((len(labels), 2 * BINS + 2))
     tallies[rows, place] = confidence
-    tallies[rows, BINS + place] = top == labels
-    tallies[:, -2] = -np.log(np.maximum(probabilities[rows, labels], SMALLEST))
+    said = labelling.answers(probabilities, several)
+    tallies[rows, BINS + place] = labelling.right(labels, said)
+    tallies[:, -2] = -labelling.log_likelihood(probabilities, labels, SMALLEST)
     tallies[:, -1] = 1
     return tallies
 
 
 def calibration_error(totals: Floats) -> Floats:
-    """Expected calibration error of the top class, 15 equal bins (Guo et al. 2017)."""
+    """Expected calibration error of the answer, 15 equal bins (Guo et al. 2017)."""
     confidence, right = totals[..., :BINS], totals[..., BINS : 2 * BINS]
     return ratio(np.abs(confidence - right).sum(-1), totals[..., -1])
 
 
 def negative_log_likelihood(totals: Floats) -> Floats:
-    """Mean negative log-likelihood of the true class, in nats."""
+    """Mean negative log-likelihood of what is true, in nats."""
     return ratio(totals[..., -2], totals[..., -1])
 
 
-def reliability(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
+def reliability(probabilities: Floats, labels: Labels) -> list[dict[str, float]]:
     """The filled bins of the reliability diagram: low, high, examples, confidence, accuracy."""
     tallies = calibration_tallies(probabilities, labels)
     counts = (tallies[:, :BINS] > 0).sum(axis=0)
@@ -62,7 +64,7 @@ def reliability(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
     ]
 
 
-def calibration(probabilities: Floats, labels: Ints, bootstrap: Bootstrap) -> dict[str, Interval]:
+def calibration(probabilities: Floats, labels: Labels, bootstrap: Bootstrap) -> dict[str, Interval]:
     """Calibration error and negative log-likelihood with their intervals."""
     tallies = calibration_tallies(probabilities, labels)
     return {
@@ -72,7 +74,7 @@ def calibration(probabilities: Floats, labels: Ints, bootstrap: Bootstrap) -> di
 
 
 def coverage(
-    probabilities: Floats, labels: Ints, bootstrap: Bootstrap
+    probabilities: Floats, labels: Labels, bootstrap: Bootstrap
 ) -> list[dict[str, float | Interval]]:
     """Accuracy against coverage: how often right when only the surest answers are given.
 
@@ -80,8 +82,9 @@ def coverage(
     have it (`coverage`), and the accuracy on these, with its Wilson interval (n counts groups).
     El-Yaniv and Wiener, JMLR 2010.
     """
-    sure = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    several = labels.ndim == 2
+    sure = labelling.confidence(probabilities, several)
+    right = labelling.right(labels, labelling.answers(probabilities, several))
     rows: list[dict[str, float | Interval]] = []
     for share in COVERAGES:
         threshold = float(np.quantile(sure, 1 - share))
@@ -92,31 +95,22 @@ def coverage(
     return rows
 
 
-def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """The temperature that calibrates logits [n, classes] on labels [n] (Guo et al. 2017).
+def fit_temperature(logits: Floats, labels: Labels) -> float:
+    """The temperature that calibrates logits [n, classes] on their labels (Guo et al. 2017).
 
     Minimises the negative log-likelihood over log T, with a standard normal prior on log T: it
     weighs as one example, and keeps a few perfect answers from making the model certain.
     """
     from scipy.optimize import minimize_scalar
-    from scipy.special import logsumexp
 
     if not len(labels):
         return 1.0
     logits = logits.astype(np.float64)
-    true = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
 
     def loss(log_temperature: float) -> float:
         temperature = np.exp(log_temperature)
-        surprise = logsumexp(logits / temperature, axis=1) - true / temperature
+        surprise = labelling.surprise(logits / temperature, labels)
         return float(surprise.sum() + 0.5 * log_temperature**2)
 
     found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
-
-
-def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities [n, classes] of logits [n, classes] at a temperature, in double precision."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks import baselines, problems
+from tasks import baselines, labelling, packaged, problems
 
 _FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+}
+_OF_SEVERAL = {
+    "accuracy": "accuracy: all labels right",
+    "balanced_accuracy": "mean recall of the labels",
+    "micro_f1": "micro F1",
+    "hamming_accuracy": "single decisions that are right (1 − Hamming loss)",
 }
 
 
@@ -17,7 +23,7 @@ def text(record: dict[str, Any]) -> str:
     """Markdown; the same for the same `model.json`."""
     sections = {
         "Use": _use(record),
-        "Results": _results(record["metrics"]) + _by_slice(record["judged"]["slices"]),
+        "Results": _results(record) + _by_slice(record["judged"]["slices"]),
         "Data": _data(record),
         "How it was made": _making(record),
         "Limits": _limits(record),
@@ -25,7 +31,7 @@ def text(record: dict[str, Any]) -> str:
     }
     title = (
         record["description"]
-        or f"{len(record['classes'])} classes of {_problem(record).WORDS.many}"
+        or f"{len(record['classes'])} {_classes(record)} of {_problem(record).WORDS.many}"
     )
     body = "\n".join(f"## {name}\n\n{content}\n" for name, content in sections.items())
     return f"# {title}\n\n{_tell(record)}\n\n{body}"
@@ -33,6 +39,10 @@ def text(record: dict[str, Any]) -> str:
 
 def _problem(record: dict[str, Any]) -> problems.Problem:
     return problems.load(record["problem"])
+
+
+def _classes(record: dict[str, Any]) -> str:
+    return "labels" if packaged.several(record) else "classes"
 
 
 def _tell(record: dict[str, Any]) -> str:
@@ -47,8 +57,10 @@ def _use(record: dict[str, Any]) -> str:
     classes, problem = record["classes"], _problem(record)
     argument, plain = problem.usage(record)
     shown = ", ".join(classes[:50]) + (f" … ({len(classes)} in all)" if len(classes) > 50 else "")
+    several = packaged.several(record)
+    some = "any number of these labels, also none," if several else "one of these labels"
     return f"""\
-It gives one of these labels to a {problem.WORDS.thing}, with calibrated probabilities: {shown}.
+It gives {some} to a {problem.WORDS.thing}, with calibrated probabilities: {shown}.
 
 ```python
 from tasks.problems.{record["problem"]}.predictor import Predictor
@@ -56,13 +68,25 @@ from tasks.problems.{record["problem"]}.predictor import Predictor
 model = Predictor("models")  # this folder; its digests are checked
 print(model.predict({argument}))  # label, probability, error, one column p_<class> a class
 ```
-
+{_of_several(record)}
 {plain}`model.json` says the rest: inputs, classes, temperature."""
 
 
-def _results(metrics: dict[str, float]) -> str:
+def _of_several(record: dict[str, Any]) -> str:
+    if not packaged.several(record):
+        return ""
+    return f"""
+`label` holds all labels that are likelier than not, with `{labelling.BETWEEN}` between them, or \
+`{labelling.NONE}`; each `p_<class>` is a probability of its own; `probability` is that of the \
+whole answer, a product of these. An answer is right when all of it is.
+"""
+
+
+def _results(record: dict[str, Any]) -> str:
+    metrics: dict[str, float] = record["metrics"]
+    names = _FIGURES | (_OF_SEVERAL if packaged.several(record) else {})
     lines = ["| on the test split | value | interval |", "|---|---|---|"]
-    for key, name in _FIGURES.items():
+    for key, name in names.items():
         if (value := metrics.get(f"test.{key}")) is None:
             continue
         ends = [metrics.get(f"test.{key}_{end}") for end in ("low", "high")]
@@ -134,8 +158,9 @@ it and was proved not to have moved (digests in `run.json`)
 
 def _limits(record: dict[str, Any]) -> str:
     metrics, words = record["metrics"], _problem(record).WORDS
+    answers = "may answer with some" if packaged.several(record) else "always answers with one"
     lines = [
-        f"- It always answers with one of its classes, also to a {words.thing} of something else.",
+        f"- It {answers} of its classes, also to a {words.thing} of something else.",
         f"- The figures hold for {words.things} like those of the test split.",
     ]
     worst, drift = record["judged"]["worst"], record["judged"]["drift"]

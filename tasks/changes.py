@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import evidence, shift
+from tasks import evidence, labelling, shift
 from tasks.embed import Features, Rows
 from tasks.metrics import Floats, Ints
 from tasks.records import SPLITS
@@ -105,10 +105,12 @@ def compare(
     confidence: float,
     seed: int,
     answers: Answers | None = None,
+    several: bool = False,
 ) -> Changes:
     """What changed; at this confidence no test for a shift errs where there is none.
 
-    Each test stands at its share of the level, `1 - confidence` (Bonferroni).
+    Each test stands at its share of the level, `1 - confidence` (Bonferroni). `several`: whether an
+    example may have several labels.
     """
     both = _joined(old.manifest, new.manifest)
     change = _kinds(both)
@@ -117,7 +119,10 @@ def compare(
     label = np.where(changed["change"] == "removed", changed["label_old"], changed["label_new"])
     counts = changed.assign(split=split, label=label).groupby(["change", "label", "split"]).size()
     learnable = changed[(split != "test") & ~_moved_within(changed)]["change"].value_counts()
-    labels = [set(version.manifest["label"]) for version in (old, new)]
+    labels = [
+        set(labelling.of(version.manifest["label"].unique(), several).classes)
+        for version in (old, new)
+    ]
     to_learn = {kind: int(learnable.get(kind, 0)) for kind in KINDS}
     seen = int((old.manifest["split"] != "test").sum())
     return Changes(

@@ -16,13 +16,19 @@ from tasks.tables import SPLIT_NAMES
 DEEPEST = 32  # folders below a class; systems follow at most 40 links
 
 
-def read(path: Path, suffixes: Collection[str], many: str) -> pd.DataFrame:
+def read(path: Path, suffixes: Collection[str], many: str, separator: str = "") -> pd.DataFrame:
     """Class folders, perhaps below train/, val/ and test/; files lie at any depth below them.
 
     Columns: `source` (relative to the data), `label`, `split` and `group` (missing where not
     given), `file` (absolute path). `attrs["ignored"]`: files with other suffixes. `many`: what the
-    examples are called. Raises `DataError` for what is ambiguous, empty, or leads out of `path`.
+    examples are called; `separator`: of several labels, which no folder gives. Raises `DataError`
+    for what is ambiguous, empty, or leads out of `path`.
     """
+    if separator:
+        raise DataError(
+            f"{path.name} is a folder of class folders, which give each of the {many} one label; "
+            "for several, list them in a table, or set prepare.label_separator to ''"
+        )
     data = _Folder(path.resolve(), suffixes, many)
     splits = _split_folders(data.root)
     if splits is None:

@@ -102,12 +102,11 @@ def _round(
     plan = freeze.make(selection, fixed, policy)
     recipe = TrainParams()
     setup = Setup.make(project, params, plan, recipe)
-    targets = setup.targets["validation"].numpy()
-    right: Right = np.zeros(len(targets), bool)
+    right: Right = np.zeros(len(setup.targets["validation"]), bool)
     curve: list[float] = []
 
     def look(trained: Setup, state: State) -> None:
-        right[:] = trained.predicted() == targets
+        right[:] = trained.right()
         curve.extend(round(judged["validation_accuracy"], 6) for judged in state.history)
 
     epochs = times * race.least_epochs(setup, recipe)

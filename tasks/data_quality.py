@@ -6,20 +6,21 @@ All of it from features of the frozen backbone, labels and columns; nothing here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import ridge
-from tasks.metrics import Floats, Ints
+from tasks import labelling, ridge
+from tasks.labelling import Floats, Ints, Labels
 
 Features = npt.NDArray[np.float32]
 
 FAR = 6.0  # robust standard deviations from which on an example is an outlier
 LEAST_OF_CLASS = 6  # examples of a class below which none of them is suspected
+TOLD = 0.5  # of the examples with one of several labels, below which it is not suspected
 ODD_RECALL = 0.5  # of the median class's, below which a class is odd
 ODD_SPREAD = 3.0  # times wider or tighter than the median class
 ODD_APART = 4.0  # times as far from the nearest other class as the median class
@@ -36,7 +37,7 @@ class Suspect:
     """An example whose label is probably another one."""
 
     row: int  # of the features
-    label: int
+    label: int  # of several labels: whether it has the likely one
     likely: int
     confidence: float  # of the likely label less that of the given one
 
@@ -71,7 +72,7 @@ class Drift:
 
 
 def left_out_probabilities(
-    features: Features, targets: Ints, nearest: Ints, classes: int
+    features: Features, targets: Labels, nearest: Ints, classes: int
 ) -> Floats:
     """What the other examples say of each: [n, classes].
 
@@ -79,27 +80,30 @@ def left_out_probabilities(
     lowest cross-entropy, and of the shares among its `nearest` [n, k] neighbours' labels: each is
     misled by other wrong labels.
     """
-    scores = ridge.fit(features, targets, classes).left_out
-    rows = np.arange(len(targets))
+    several = targets.ndim == 2
+    scores = labelling.centred(ridge.fit(features, targets, classes).left_out, several)
 
     def shares(scale: float) -> Floats:
-        exponents = np.exp(scale * (scores - scores.max(1, keepdims=True)))
-        found: Floats = exponents / exponents.sum(1, keepdims=True)
-        return found
+        return labelling.probabilities(scale * scores, several)
 
-    losses = [-np.log(np.maximum(shares(s)[rows, targets], 1e-9)).mean() for s in _SCALES]
-    votes = np.zeros_like(scores)
-    np.add.at(votes, (np.repeat(rows, nearest.shape[1]), targets[nearest].ravel()), 1)
+    losses = [-labelling.log_likelihood(shares(s), targets, 1e-9).mean() for s in _SCALES]
+    votes = labelling.votes(targets, nearest, np.ones(nearest.shape), classes)
     return (shares(float(_SCALES[int(np.argmin(losses))])) + votes / nearest.shape[1]) / 2
 
 
-def label_errors(probabilities: Floats, targets: Ints) -> list[Suspect]:
+def label_errors(probabilities: Floats, targets: Labels) -> list[Suspect]:
     """Examples that are probably mislabelled, the surest first.
+
+    Of several labels each is asked about by itself, as a question of no and yes, and `likely` is
+    the one that is too much or missing; an example is named once, for the surest of them. Of a
+    label that the others hardly tell, nothing is said: that may be the features' fault.
 
     Ranked by how much likelier another class is than the given one; as many as confident learning
     counts (Northcutt, Jiang and Chuang, JAIR 2021, arXiv:1911.00068): examples for which another
     class is at least as likely as it is on average among its own examples.
     """
+    if targets.ndim == 2:
+        return _errors_of_several(probabilities, targets)
     classes = probabilities.shape[1]
     threshold = np.full(classes, np.inf)
     for target in np.unique(targets):
@@ -121,6 +125,20 @@ def label_errors(probabilities: Floats, targets: Ints) -> list[Suspect]:
     ]
 
 
+def _errors_of_several(probabilities: Floats, targets: Labels) -> list[Suspect]:
+    found: dict[int, Suspect] = {}
+    for number, yes in enumerate(probabilities.T):
+        own = labelling.has(targets, number)
+        if not own.any() or (yes[own] > labelling.CUT).mean() < TOLD:
+            continue
+        asked = np.stack([1 - yes, yes], 1)
+        for each in label_errors(asked, own.astype(np.int64)):
+            surer = each.row not in found or each.confidence > found[each.row].confidence
+            if surer:
+                found[each.row] = replace(each, likely=number)
+    return sorted(found.values(), key=lambda each: (-each.confidence, each.row))
+
+
 def outliers(distances: Features) -> Ints:
     """Rows whose distance [n, k] to their nearest neighbours is far beyond the rest's, farthest
     first: by the median and the median absolute deviation of the logarithms."""
@@ -133,24 +151,25 @@ def outliers(distances: Features) -> Ints:
 
 
 def odd_classes(
-    features: Features, probabilities: Floats, targets: Ints, distances: Features
+    features: Features, probabilities: Floats, targets: Labels, distances: Features
 ) -> list[OddClass]:
     """Classes that are unlike the others: mixed up, or not what they say.
 
     Those that cannot be told while the others can, whose examples lie far tighter or wider than
     the others', or which are far from all other classes, also for how tight they are.
     """
-    judged = [t for t in range(probabilities.shape[1]) if (targets == t).sum() >= ODD_EXAMPLES]
+    own = {t: labelling.has(targets, t) for t in range(probabilities.shape[1])}
+    judged = [t for t, here in own.items() if here.sum() >= ODD_EXAMPLES]
     if len(judged) < 3:
         return []
-    right = probabilities.argmax(1) == targets
+    said = labelling.answers(probabilities, targets.ndim == 2)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-    centres = np.stack([unit[targets == t].mean(0) for t in judged])
+    centres = np.stack([unit[own[t]].mean(0) for t in judged])
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     between = 1 - centres @ centres.T
     np.fill_diagonal(between, np.inf)
-    recall = np.array([right[targets == t].mean() for t in judged])
-    spread = _to_median([np.median(distances[targets == t].mean(1)) for t in judged])
+    recall = np.array([labelling.has(said, t)[own[t]].mean() for t in judged])
+    spread = _to_median([np.median(distances[own[t]].mean(1)) for t in judged])
     apart = _to_median(between.min(1))
     odd = (
         (recall < ODD_RECALL * np.median(recall))

@@ -23,6 +23,7 @@ from tasks import (
     embed,
     evidence,
     files,
+    labelling,
     latency,
     learning_curve,
     linear_probes,
@@ -36,8 +37,9 @@ from tasks import (
 )
 from tasks.baselines import Baseline
 from tasks.errors import DataError
+from tasks.labelling import Floats, Ints, Labelling
 from tasks.learning_curve import LearningCurve
-from tasks.metrics import Bootstrap, Floats, Ints
+from tasks.metrics import Bootstrap
 from tasks.params import Params, TrainParams
 from tasks.problems import Backbone, Problem
 from tasks.records import DataSummary, Project, ThawPlan, TrainRun, Tuning, ViewPolicy
@@ -93,17 +95,17 @@ def conclude(
     `known`: what the backbone still knows; None when nothing below the head has moved. `curve`:
     what more labels would bring; None when there are too few to tell.
     """
-    classes = DataSummary.read(project.summary).classes
+    known_labels = DataSummary.read(project.summary).labelling
     words = tasks.problems.load(params.problem).WORDS
-    fitted = calibration.fit_temperature(logits["validation"], _targets(manifest, "validation"))
-    temperature = evidence.plain(fitted)
+    seen, labels = (known_labels.truth(_targets(manifest, split)) for split in DRIFT)
+    temperature = evidence.plain(calibration.fit_temperature(logits["validation"], seen))
+    several = known_labels.several
     probabilities = {
-        "before": calibration.softmax(logits["test"]),
-        "after": calibration.softmax(logits["test"], temperature),
+        "before": labelling.probabilities(logits["test"], several),
+        "after": labelling.probabilities(logits["test"], several, temperature),
     }
-    labels = _targets(manifest, "test")
-    majority = baselines.majority(_targets(manifest, "train"), classes, len(labels))
-    predicted = probabilities["after"].argmax(axis=1)
+    majority = baselines.majority(_targets(manifest, "train"), known_labels, len(labels))
+    predicted = labelling.answers(probabilities["after"], several)
     tested, resamples = manifest.iloc[_rows(manifest, "test")], _bootstrap(manifest, params)
     evaluation = {
         "temperature": temperature,
@@ -112,27 +114,31 @@ def conclude(
             labels,
             probabilities,
             [majority, *probes],
-            classes,
+            known_labels.classes,
             resamples,
             probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
         ),
         "retention": retention.judge(
-            Retention.read(project.train / "retention.json"), known, params.retention, words.many
+            Retention.read(project.train / "retention.json"),
+            known,
+            params.retention,
+            words.many,
+            several,
         ),
-        "drift": evidence.plain(asdict(_drift(manifest, logits))),
+        "drift": evidence.plain(asdict(_drift(manifest, logits, several))),
         **evidence.plain(slices.judge(labels, predicted, tested, resamples)),
         "learning_curve": curve and evidence.plain({**asdict(curve), "sentence": curve.sentence}),
     }
     files.write_json(project.evaluate / "evaluation.json", evaluation)
-    _write_predictions(project, tested, probabilities["after"], classes)
+    _write_predictions(project, tested, probabilities["after"], known_labels)
 
 
-def _drift(manifest: pd.DataFrame, logits: dict[str, Floats]) -> data_quality.Drift:
+def _drift(manifest: pd.DataFrame, logits: dict[str, Floats], several: bool) -> data_quality.Drift:
     """Validation against test, by what the model says of an example of each group."""
 
     def said(split: str) -> Floats:
         once = ~manifest["group"].iloc[_rows(manifest, split)].duplicated().to_numpy()
-        return calibration.softmax(logits[split][once])
+        return labelling.probabilities(logits[split][once], several)
 
     return data_quality.drift(*map(said, DRIFT))
 
@@ -234,31 +240,29 @@ def _learning_curve(
     chosen = select.drawn(len(rows), params.seed)
     examples = manifest.iloc[rows[chosen]]
     resamples = _resamples(examples["group"].to_numpy(), params)
-    targets = examples["target"].to_numpy(np.int64)
-    classes = len(DataSummary.read(project.summary).classes)
+    known = DataSummary.read(project.summary).labelling
+    truth = known.truth(examples["target"].to_numpy(np.int64))
     kept = np.asarray(features[chosen], np.float32)
-    return learning_curve.measure(kept, targets, classes, resamples, len(rows))
+    return learning_curve.measure(kept, truth, len(known.classes), resamples, len(rows))
 
 
 def _write_predictions(
-    project: Project, examples: pd.DataFrame, probabilities: Floats, classes: list[str]
+    project: Project, examples: pd.DataFrame, probabilities: Floats, known: Labelling
 ) -> None:
     """One row a test example: what it is, what it was taken for, and all probabilities."""
     import pandas as pd
 
-    predicted = probabilities.argmax(axis=1)
-    names = np.asarray(classes, dtype=object)
     frame = pd.DataFrame(
         {
             "id": examples["id"].to_numpy(),
             "source": examples["source"].to_numpy(),
             "group": examples["group"].to_numpy(),
             "label": examples["label"].to_numpy(),
-            "predicted": names[predicted],
-            "probability": probabilities.max(axis=1),
+            "predicted": known.called(known.answers(probabilities)),
+            "probability": labelling.confidence(probabilities, known.several),
         }
     )
-    shares = pd.DataFrame(probabilities, columns=[f"p_{i}" for i in range(len(classes))])
+    shares = pd.DataFrame(probabilities, columns=[f"p_{i}" for i in range(len(known.classes))])
     with files.atomic(project.evaluate / "predictions.parquet") as temporary:
         pd.concat([frame, shares], axis=1).to_parquet(temporary, index=False)
     with files.atomic(project.evaluate / "predictions.csv") as temporary:
@@ -272,14 +276,15 @@ def _write_metrics(
     evaluation = files.read_json(project.evaluate / "evaluation.json")
     trained = TrainRun.read(project.train / "run.json")
     flat = dict(measured)
-    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+    judged = [name for name in metrics.NAMES if name in evaluation["model"]]
+    for name in judged:
         flat |= {f"test.{name}{end}": evaluation["model"][name][key] for end, key in _ENDS.items()}
     for name in ("ece", "nll"):
         flat[f"test.{name}"] = evaluation["model"][name]["value"]
         flat[f"test.{name}_uncalibrated"] = evaluation["uncalibrated"][name]["value"]
     flat["test.examples"] = evaluation["examples"]["test"]
     for baseline in evaluation["baselines"]:
-        for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        for name in judged:
             flat[f"baseline.{baseline['name']}.{name}"] = baseline[name]["value"]
     for name in ("seconds", "cpu_seconds", "prefix_seconds", "prefix_bytes", "peak_anonymous_mb"):
         flat[f"train.{name}"] = getattr(trained, name)

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tasks import calibration, metrics
+from tasks import calibration, labelling, metrics
 from tasks.baselines import Baseline
-from tasks.metrics import Bootstrap, Floats, Interval, Ints
+from tasks.labelling import Floats, Labels
+from tasks.metrics import Bootstrap, Interval
 
 DIGITS = 6  # of figures in the record
 
 
 def judge(
-    labels: Ints,
+    labels: Labels,
     probabilities: dict[str, Floats],
     beside: Sequence[Baseline],
     classes: list[str],
@@ -28,16 +29,16 @@ def judge(
     `probabilities`: [n, classes] before and after the temperature.
     """
     after = probabilities["after"]
-    predicted = after.argmax(axis=1)
+    several = labels.ndim == 2
+    predicted = labelling.answers(after, several)
     model = metrics.answers(labels, predicted, len(classes), bootstrap)
     calibrated = calibration.calibration(after, labels, bootstrap)
-    cells = metrics.confusion(labels, predicted, len(classes))
-    true, called = np.nonzero(cells)
     return {
         "classes": classes,
+        **({"several": True} if several else {}),
         "confidence": bootstrap.confidence,
         "groups": bootstrap.clusters,
-        "headline": _headline(model["accuracy"], len(labels), bootstrap.confidence),
+        "headline": _headline(model["accuracy"], len(labels), bootstrap.confidence, several),
         "model": plain(model | calibrated),
         "uncalibrated": plain(calibration.calibration(probabilities["before"], labels, bootstrap)),
         "baselines": [
@@ -50,9 +51,7 @@ def judge(
         "per_class": [
             plain(asdict(x)) for x in metrics.per_class(labels, predicted, classes, bootstrap)
         ],
-        "confusion": [
-            [int(i), int(j), int(cells[i, j])] for i, j in zip(true, called, strict=True)
-        ],
+        "confusion": [] if several else _confusion(labels, predicted, len(classes)),
         "coverage": plain(calibration.coverage(after, labels, bootstrap)),
         "reliability": {
             name: plain(calibration.reliability(values, labels))
@@ -61,9 +60,16 @@ def judge(
     }
 
 
+def _confusion(labels: Labels, predicted: Labels, classes: int) -> list[list[int]]:
+    """True class, called class and how often, where it is not never."""
+    cells = metrics.confusion(labels, predicted, classes)
+    true, called = np.nonzero(cells)
+    return [[int(i), int(j), int(cells[i, j])] for i, j in zip(true, called, strict=True)]
+
+
 def _against(
-    labels: Ints,
-    predicted: Ints,
+    labels: Labels,
+    predicted: Labels,
     accuracy: Interval,
     baseline: Baseline,
     classes: int,
@@ -112,10 +118,11 @@ def verdict(
     )
 
 
-def _headline(accuracy: Interval, examples: int, confidence: float) -> str:
+def _headline(accuracy: Interval, examples: int, confidence: float, several: bool) -> str:
     low, high = 100 * accuracy.low, 100 * accuracy.high
+    whole = "All labels right" if several else "Right"
     return (
-        f"Right on {percent(accuracy.value)} of {examples:,} test examples "
+        f"{whole} on {percent(accuracy.value)} of {examples:,} test examples "
         f"({100 * confidence:g}% interval {low:.1f}–{high:.1f}%)."
     )
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import embed, freeze, ridge, side_training
+from tasks import embed, freeze, labelling, ridge, side_training
 from tasks.errors import ThawlineError
-from tasks.metrics import Ints
+from tasks.labelling import Ints, Labels
 from tasks.params import Params
 from tasks.params import replace as replace_params
 from tasks.records import DataSummary, Phase, Project, Selection, ThawPlan
@@ -39,7 +39,7 @@ class Halves:
     train: Ints
     search: Ints
     confirm: Ints
-    targets: Ints  # of the whole manifest
+    targets: Labels  # of the whole manifest
     groups: Any
 
     @classmethod
@@ -57,7 +57,9 @@ class Halves:
             np.flatnonzero(splits == "train"),
             validation[~first],
             validation[first],
-            manifest["target"].to_numpy(np.int64),
+            DataSummary.read(project.summary).labelling.truth(
+                manifest["target"].to_numpy(np.int64)
+            ),
             groups,
         )
 
@@ -101,7 +103,9 @@ class Ladder:
         )
         if most is not None and found.drop is not None and found.drop > most:
             raise Beyond("tune.max_drop", found.drop - most)
-        right = found.logits.argmax(1) == self.halves.targets[self.halves.confirm]
+        wanted = self.halves.targets[self.halves.confirm]
+        said = labelling.answers(found.logits, wanted.ndim == 2, cut=0.0)
+        right = labelling.right(wanted, said)
         return Judged(found.loss, found.accuracy, right)
 
     def _refused(self) -> dict[tuple[int, ...], tuple[str, float]]:
@@ -133,7 +137,7 @@ class Features:
 
     data: PhaseData  # validation: the half for the search
     confirm: Tensor  # [n, d]
-    targets: Tensor  # of those [n]
+    targets: Tensor  # of those
     classes: int
     ridge: Ridge  # of the training examples
 
@@ -141,6 +145,7 @@ class Features:
     def of(cls, project: Project, halves: Halves) -> Features:
         import torch
 
+        from tasks.engine import labels
         from tasks.engine.device import resolve
         from tasks.engine.feeds import Kept
         from tasks.engine.state import PhaseData
@@ -152,9 +157,7 @@ class Features:
         compute = resolve("cpu", "float32")
 
         def part(chosen: Ints) -> tuple[Tensor, Tensor]:
-            return scaled[place[chosen].to_numpy(copy=True)], torch.from_numpy(
-                halves.targets[chosen]
-            )
+            return scaled[place[chosen].to_numpy(copy=True)], labels.tensor(halves.targets[chosen])
 
         (train, targets), (inside, known), (confirm, other) = map(
             part, (halves.train, halves.search, halves.confirm)
@@ -171,9 +174,8 @@ class Features:
         """
         import torch
         from torch import nn
-        from torch.nn import functional
 
-        from tasks.engine import heads
+        from tasks.engine import heads, labels
         from tasks.engine.device import resolve
         from tasks.engine.loop import Trainer
         from tasks.engine.network import Network
@@ -203,7 +205,7 @@ class Features:
         with torch.no_grad():
             (inputs,) = data.validation.batches([np.arange(len(known))], 0)
             logits, confirmed = head(inputs), head(self.confirm)
-        loss = functional.cross_entropy(logits, known).item()  # without smoothing
-        accuracy = (logits.argmax(1) == known).float().mean().item()
-        right: npt.NDArray[np.bool_] = (confirmed.argmax(1) == self.targets).numpy()
+        loss = labels.loss(logits, known).item()  # without smoothing
+        accuracy = labels.right(logits, known).float().mean().item()
+        right: npt.NDArray[np.bool_] = labels.right(confirmed, self.targets).numpy()
         return Judged(loss, accuracy, right)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import data_quality, embed, files, partition, problems, select
-from tasks.metrics import Floats, Ints
+from tasks import data_quality, embed, files, labelling, partition, problems, select
+from tasks.labelling import Floats, Ints, Labelling
 from tasks.params import Params
 from tasks.progress import progress
 from tasks.records import COLUMN, SPLITS, DataSummary, Inspection, Project, Selection
@@ -30,22 +30,23 @@ def run(project: Project, params: Params) -> None:
         features, rows = embed.deepest(project, Selection.read(project.selection).backbone)
         chosen = select.drawn(len(rows), params.seed)
         examples = manifest.iloc[rows[chosen]].reset_index(drop=True)
-        targets = examples["target"].to_numpy(np.int64)
+        targets, known = examples["target"].to_numpy(np.int64), summary.labelling
+        truth = known.truth(targets)
         kept = np.asarray(features[chosen], np.float32)
         distances, nearest = select.neighbours(kept)
         advance()
-        says = data_quality.left_out_probabilities(kept, targets, nearest, len(summary.classes))
+        says = data_quality.left_out_probabilities(kept, truth, nearest, len(known.classes))
         advance()
     names = summary.classes
     far = data_quality.outliers(distances)
-    suspects = data_quality.label_errors(says, targets)
+    suspects = data_quality.label_errors(says, truth)
     Inspection(
         certificate=certificate,
         examples=len(examples),
         label_errors=[
             {
                 **_about(examples, suspect.row),
-                "likely": names[suspect.likely],
+                "likely": _likely(known, examples["label"].iloc[suspect.row], suspect.likely),
                 "confidence": round(suspect.confidence, 4),
             }
             for suspect in suspects[:NAMED]
@@ -61,7 +62,7 @@ def run(project: Project, params: Params) -> None:
                 "spread": round(x.spread, 3),
                 "apart": round(x.apart, 3),
             }
-            for x in data_quality.odd_classes(kept, says, targets, distances)
+            for x in data_quality.odd_classes(kept, says, truth, distances)
         ],
         telling_columns=[
             {
@@ -74,9 +75,15 @@ def run(project: Project, params: Params) -> None:
             )
         ],
         drift=_drift(says, examples, names),
-        balance=_balance(summary.counts["train"]),
+        balance=_balance(summary.examples_of("train")),
         found={"label_errors": len(suspects), "outliers": len(far)},
     ).write(project.inspection)
+
+
+def _likely(known: Labelling, label: str, likely: int) -> str:
+    """What an example is probably labelled in truth: of several labels, with one more or less."""
+    name = known.classes[likely]
+    return labelling.joined({*labelling.parts(label)} ^ {name}) if known.several else name
 
 
 def leaks(

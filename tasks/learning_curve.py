@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks import ridge
-from tasks.metrics import Bootstrap, Floats, Interval, Ints
+from tasks import labelling, ridge
+from tasks.labelling import Floats, Ints, Labels
+from tasks.metrics import Bootstrap, Interval
 from tasks.progress import progress
 
 FOLDS = 4
@@ -52,7 +53,7 @@ class LearningCurve:
 
 def measure(
     features: npt.NDArray[np.float32],
-    targets: Ints,
+    targets: Labels,
     classes: int,
     bootstrap: Bootstrap,
     labelled: int,
@@ -143,7 +144,7 @@ def _folds(bootstrap: Bootstrap) -> list[tuple[Ints, Ints]]:
 
 def _right(
     features: npt.NDArray[np.float32],
-    targets: Ints,
+    targets: Labels,
     classes: int,
     sizes: list[int],
     parts: list[tuple[Ints, Ints]],
@@ -155,7 +156,8 @@ def _right(
             for i, size in enumerate(sizes):
                 chosen = np.sort(inside[:size])
                 head = ridge.fit(features[chosen], targets[chosen], classes)
-                called = (features[outside] @ head.weight.T + head.bias).argmax(1)
-                right[outside, i] = called == targets[outside]
+                scores = features[outside] @ head.weight.T + head.bias
+                called = labelling.answers(scores, targets.ndim == 2)
+                right[outside, i] = labelling.right(targets[outside], called)
                 advance(1)
     return right

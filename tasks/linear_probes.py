@@ -43,11 +43,12 @@ def run(project: Project, params: Params, manifest: pd.DataFrame) -> list[Baseli
 
 def _probe(project: Project, params: Params, manifest: pd.DataFrame, name: str) -> Baseline:
     features, rows = embed.deepest(project, name)
-    splits, targets = manifest["split"].to_numpy(), manifest["target"].to_numpy(np.int64)
+    known = DataSummary.read(project.summary).labelling
+    splits, truth = manifest["split"].to_numpy(), known.truth(manifest["target"].to_numpy(np.int64))
     fitted = np.flatnonzero(splits[rows] == "train")
     test = _features(project, params, name, np.flatnonzero(splits == "test"))
-    classes = len(DataSummary.read(project.summary).classes)
-    return baselines.linear_probe((features, targets[rows[fitted]]), test, classes, fitted)
+    train = features, truth[rows[fitted]]
+    return baselines.linear_probe(train, test, len(known.classes), fitted)
 
 
 def _features(project: Project, params: Params, name: str, rows: Ints) -> npt.NDArray[np.float32]:

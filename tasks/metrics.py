@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tasks import labelling
+from tasks.labelling import Labels
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "not distinguishable"]
@@ -110,56 +113,92 @@ def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
     return cells.reshape(classes, classes).astype(np.int64)
 
 
-def answer_tallies(labels: Ints, predicted: Ints, classes: int) -> Any:
-    """What accuracy, balanced accuracy and F1 are sums of: sparse [n, 3 · classes].
+def answer_tallies(labels: Labels, predicted: Labels, classes: int) -> Any:
+    """What accuracy, balanced accuracy and F1 are sums of: sparse [n, 3 · classes + 2].
 
-    One column a class for right answers, for examples and for predictions.
+    One column a class for right answers, for examples and for predictions; whether the answer is
+    right as a whole; and 1.
     """
+    from scipy.sparse import csr_array, hstack
+
+    true, called = (_members(each, classes) for each in (labels, predicted))
+    whole = labelling.right(labels, predicted)
+    ends = csr_array(np.column_stack([whole, np.ones_like(whole)]).astype(np.float64))
+    return csr_array(hstack([true.multiply(called), true, called, ends]))
+
+
+def _members(labels: Labels, classes: int) -> Any:
+    """1 where an example has a class: sparse [n, classes]."""
     from scipy.sparse import csr_array
 
-    rows = np.arange(len(labels))
-    right = labels == predicted
-    columns = np.concatenate([labels[right], classes + labels, 2 * classes + predicted])
-    places = np.concatenate([rows[right], rows, rows])
-    return csr_array((np.ones(len(places)), (places, columns)), shape=(len(rows), 3 * classes))
+    if labels.ndim == 2:
+        return csr_array(labels.astype(np.float64))
+    places = (np.arange(len(labels)), labels)
+    return csr_array((np.ones(len(labels)), places), shape=(len(labels), classes))
+
+
+def _by_class(totals: Floats) -> list[Floats]:
+    """Right answers, examples and predictions of each class."""
+    return list(np.split(totals[..., :-2], 3, axis=-1))
 
 
 def accuracy(totals: Floats) -> Floats:
-    """Share of right answers; `totals` [..., 3 · classes] of `answer_tallies`."""
-    right, support, _ = np.split(totals, 3, axis=-1)
-    return ratio(right.sum(-1), support.sum(-1))
+    """Share of answers that are right as a whole; `totals` [..., s] of `answer_tallies`."""
+    return ratio(totals[..., -2], totals[..., -1])
 
 
 def balanced_accuracy(totals: Floats) -> Floats:
     """Mean recall over the classes that occur."""
-    right, support, _ = np.split(totals, 3, axis=-1)
+    right, support, _ = _by_class(totals)
     return ratio(ratio(right, support).sum(-1), (support > 0).sum(-1))
 
 
 def macro_f1(totals: Floats) -> Floats:
     """Mean F1 over the classes that occur or are predicted."""
-    right, support, predicted = np.split(totals, 3, axis=-1)
+    right, support, predicted = _by_class(totals)
     either = support + predicted
     return ratio(ratio(2 * right, either).sum(-1), (either > 0).sum(-1))
 
 
+def micro_f1(totals: Floats) -> Floats:
+    """F1 over all labels of all examples together."""
+    right, support, predicted = _by_class(totals)
+    return ratio(2 * right.sum(-1), (support + predicted).sum(-1))
+
+
+def hamming_accuracy(totals: Floats) -> Floats:
+    """Share of right decisions, one for each example and class: 1 less the Hamming loss."""
+    right, support, predicted = _by_class(totals)
+    wrong = (support + predicted - 2 * right).sum(-1)
+    return 1 - ratio(wrong, totals[..., -1] * right.shape[-1])
+
+
+FIGURES = (accuracy, balanced_accuracy, macro_f1)  # with one label, micro-F1 is the accuracy
+OF_SEVERAL = (*FIGURES, micro_f1, hamming_accuracy)
+NAMES = [figure.__name__ for figure in OF_SEVERAL]
+
+
 def answers(
-    labels: Ints, predicted: Ints, classes: int, bootstrap: Bootstrap
+    labels: Labels, predicted: Labels, classes: int, bootstrap: Bootstrap
 ) -> dict[str, Interval]:
-    """Accuracy, balanced accuracy and macro-F1 with their intervals.
+    """`FIGURES`, or those `OF_SEVERAL` labels, with their intervals.
 
     Resampling a set without a single error (or right answer) shows none either, so there the
-    Wilson bound of the accuracy serves all three.
+    Wilson bound of the accuracy serves what is as high.
     """
     tallies = answer_tallies(labels, predicted, classes)
     found = {
         figure.__name__: bootstrap.interval(tallies, figure)
-        for figure in (accuracy, balanced_accuracy, macro_f1)
+        for figure in (OF_SEVERAL if labels.ndim == 2 else FIGURES)
     }
-    if found["accuracy"].value in (0.0, 1.0):
-        bound = wilson(found["accuracy"].value, bootstrap.clusters, bootstrap.confidence)
-        return {name: Interval(x.value, bound.low, bound.high) for name, x in found.items()}
-    return found
+    share = found["accuracy"].value
+    if share not in (0.0, 1.0):
+        return found
+    bound = wilson(share, bootstrap.clusters, bootstrap.confidence)
+    return {
+        name: Interval(x.value, bound.low, bound.high) if x.value == share else x
+        for name, x in found.items()
+    }
 
 
 def wilson(share: float, n: float, confidence: float) -> Interval:
@@ -174,7 +213,7 @@ def wilson(share: float, n: float, confidence: float) -> Interval:
 
 
 def per_class(
-    labels: Ints, predicted: Ints, names: list[str], bootstrap: Bootstrap
+    labels: Labels, predicted: Labels, names: list[str], bootstrap: Bootstrap
 ) -> list[ClassScore]:
     """Precision, recall and F1 of each class with Wilson intervals.
 
@@ -184,7 +223,7 @@ def per_class(
     """
     scores = []
     for target, name in enumerate(names):
-        true, called = labels == target, predicted == target
+        true, called = (labelling.has(each, target) for each in (labels, predicted))
         right = int((true & called).sum())
 
         def share(among: npt.NDArray[np.bool_], right: int = right) -> Interval | None:
@@ -203,7 +242,7 @@ def per_class(
     return scores
 
 
-def compare(labels: Ints, model: Ints, baseline: Ints, bootstrap: Bootstrap) -> Comparison:
+def compare(labels: Labels, model: Labels, baseline: Labels, bootstrap: Bootstrap) -> Comparison:
     """Is a model's accuracy distinguishable from a baseline's on the same examples?
 
     Only when both agree on it: the paired bootstrap interval of the difference leaves out 0, and
@@ -211,7 +250,7 @@ def compare(labels: Ints, model: Ints, baseline: Ints, bootstrap: Bootstrap) -> 
     """
     from scipy.stats import binomtest
 
-    model_right, baseline_right = model == labels, baseline == labels
+    model_right, baseline_right = (labelling.right(labels, said) for said in (model, baseline))
     gained = int((model_right & ~baseline_right).sum())
     lost = int((~model_right & baseline_right).sum())
     step = model_right.astype(np.float64) - baseline_right

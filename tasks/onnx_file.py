@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks import latency
+from tasks import latency, packaged
 from tasks.errors import ThawlineError
+from tasks.labelling import CUT
 
 if TYPE_CHECKING:
     from tasks.problems import Predictor
@@ -47,6 +48,7 @@ def facts(predictor: Predictor) -> dict[str, str]:
         "backbone": record["backbone"],
         "classes": "\n".join(record["classes"]),
         "model_digest": predictor.digest,
+        **({packaged.SEVERAL: "true"} if packaged.several(record) else {}),
     }
 
 
@@ -86,13 +88,20 @@ def write(
 
 
 def check(
-    path: Path, name: str, own: Infer, batches: Sequence[Batch], threads: int, many: str
+    path: Path,
+    name: str,
+    own: Infer,
+    batches: Sequence[Batch],
+    threads: int,
+    many: str,
+    several: bool = False,
 ) -> dict[str, Any]:
     """Compare the file, whose input is `name`, with the network (`own`) on some batches.
 
     Returns how `many` there are, the `largest_difference` of a probability, `other_labels` (how
     many get another one that is no tie), `megabytes`, and the milliseconds of a single example in
-    both. Raises `ThawlineError` when they are not the same model.
+    both; `several`: whether one may have several labels. Raises `ThawlineError` when they are not
+    the same model.
     """
     import onnxruntime
 
@@ -107,7 +116,10 @@ def check(
         np.concatenate([infer(batch) for batch in batches]) for infer in (own, exported)
     )
     difference = float(np.abs(ours - theirs).max())
-    lead = ours.max(1) - np.take_along_axis(ours, theirs.argmax(1)[:, None], 1)[:, 0]
+    if several:
+        lead = np.where((ours > CUT) != (theirs > CUT), np.abs(ours - CUT), 0).max(1)
+    else:
+        lead = ours.max(1) - np.take_along_axis(ours, theirs.argmax(1)[:, None], 1)[:, 0]
     other_labels = int((lead > TOLERANCE).sum())
     if difference > TOLERANCE or other_labels:
         raise ThawlineError(

@@ -96,6 +96,7 @@ def describe(project: Project, params: Params, assets: Mapping[str, bytes]) -> d
         "backbone": plan.backbone,
         "head": head.model_dump(),
         "classes": summary.classes,
+        **({packaged.SEVERAL: True} if summary.labelling.several else {}),
         **({"reading": asdict(plan.reading)} if plan.reading else {}),
         **({"files": _digests_of(assets)} if assets else {}),
         **problems.predicting(params.problem).describe(project, params, plan.backbone),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tasks import labelling
 from tasks.errors import ThawlineError
+from tasks.labelling import Labelling
 
 FORMAT = 1  # of `model.json`
+SEVERAL = "several_labels"  # its key, where an example may have several
 
 
 def opened(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -65,27 +68,38 @@ def model_digest(weights: str, record: str) -> str:
     return hashlib.sha256(f"{weights} {record}".encode()).hexdigest()
 
 
+def several(record: Mapping[str, Any]) -> bool:
+    """Whether the model of a `model.json` gives an example any number of labels."""
+    return bool(record.get(SEVERAL, False))
+
+
 def answers(
-    classes: Sequence[str],
+    record: Mapping[str, Any],
     probabilities: npt.NDArray[np.float64],
     errors: Sequence[str | None],
 ) -> pd.DataFrame:
     """Probabilities [n, classes] as the columns that every predictor gives.
 
-    `label`, `probability`, `error`, and `p_<class>` for each class; no label where there is an
-    error.
+    `label` (several are joined, as `tasks.labelling` says), `probability` of that answer, `error`,
+    and `p_<class>` for each class; no label where there is an error.
     """
-    labels = [
-        None if error else classes[int(p.argmax())]
-        for p, error in zip(probabilities, errors, strict=True)
-    ]
+    classes: list[str] = record["classes"]
+    known = Labelling(classes, [] if several(record) else None)
+    said = known.called(known.answers(probabilities))
+    labels = [None if error else label for label, error in zip(said, errors, strict=True)]
     columns: dict[str, Any] = {
         "label": pd.Series(labels, dtype=object),
-        "probability": probabilities.max(axis=1),
+        "probability": labelling.confidence(probabilities, known.several),
         "error": pd.Series(errors, dtype=object),
     }
     shares = {f"p_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return pd.DataFrame({**columns, **shares})
+
+
+def classes(said: pd.DataFrame) -> list[str]:
+    """The model's classes in order, by its `answers`."""
+    names = [str(name) for name in said.columns]
+    return [name.removeprefix("p_") for name in names[names.index("error") + 1 :]]
 
 
 def _sha256(path: Path) -> str:

@@ -74,6 +74,9 @@ class PrepareParams(Section):
     label_column: str = "label"
     split_column: str = Field("split", description="manifest: the column with the split")
     group_column: str = Field("group", description="manifest: the column with the group")
+    label_separator: str = Field(
+        "", description="what stands between several labels of one example, such as |"
+    )
     columns: list[str] = []
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
     near_duplicates: bool = True
@@ -409,6 +412,8 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
             _one_of(policy, known, "policy")
         except ValueError as error:
             yield "augment.policy", f"{error} (it is {policy!r}); or give a list of transforms"
+    if params.prepare.label_separator:
+        yield from _unfit_for_several(params.train)
     before = _epochs_before_the_last_phase(params.freeze)
     if before >= params.train.epochs:
         yield (
@@ -422,6 +427,22 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
     for path, tried in params.tune.space.items():
         if reason := _not_tunable(params, path, tried):
             yield f"tune.space.{path}", reason
+
+
+def _unfit_for_several(train: TrainParams) -> Iterator[tuple[str, str]]:
+    """What of a training is made for one label an example alone."""
+    told = "and with prepare.label_separator an example may have several, or none"
+    if train.balance == "sampling":
+        reason = f"sampling draws examples by their one class, {told}"
+        yield "train.balance", f"{reason}; use class_weights or focal"
+    if train.contrast:
+        yield "train.contrast", f"draws examples of one class together, {told}; set it to 0"
+    if train.keep_close_to != "none":
+        reason = "old_predictions are those of a head for one class an example"
+        yield "train.keep_close_to", f"{reason}, {told}; set it to none"
+    if train.head.init == "keep":
+        reason = "keep takes over rows of a head for one class an example"
+        yield "train.head.init", f"{reason}, {told}; set it to closed_form"
 
 
 def _epochs_before_the_last_phase(freeze: FreezeParams) -> int:
@@ -444,14 +465,18 @@ def _not_tunable(params: Params, path: str, tried: SearchRange) -> str:
         for end in tried.choices or (tried.low, tried.high):
             if isinstance(written, int) and isinstance(end, float) and end.is_integer():
                 end = int(end)
-            _try_value(params.train, path, end)
+            tried_with = _try_value(params.train, path, end)
+            if params.prepare.label_separator:
+                for key, reason in _unfit_for_several(tried_with):
+                    if key == path:
+                        return f"reaches {end}: {reason}"
     except ValueError as error:
         return str(error)
     return ""
 
 
-def _try_value(train: TrainParams, path: str, value: Any) -> None:
-    """Raises `ValueError` when a tuned value would not be a valid parameter."""
+def _try_value(train: TrainParams, path: str, value: Any) -> TrainParams:
+    """The section with a tuned value; raises `ValueError` when it would not be a valid one."""
     tree = train.model_dump()
     *parents, key = path.split(".")[1:]
     node = tree
@@ -459,7 +484,7 @@ def _try_value(train: TrainParams, path: str, value: Any) -> None:
         node = node[parent]
     node[key] = value
     try:
-        TrainParams.model_validate(tree)
+        return TrainParams.model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"reaches {value}: {error.errors()[0]['msg']}") from None
 

@@ -101,6 +101,11 @@ def set_values(root: Path, assignments: list[str]) -> Params:
                 node[parent] = {}
             node = node[parent]
         node[last] = parse(text.encode(), f"--set {key}")
+        if node[last] in ("", None) and text.strip("'\" ").lower() not in ("", "null", "~"):
+            raise ParamsError(  # such as `|`, which begins a text of several lines
+                f"--set {key}: {text} alone is nothing in YAML; write it in quotes: "
+                f"--set '{key}=\"{text}\"'"
+            )
     stream = io.StringIO()
     yaml.dump(tree, stream)
     params = check(parse(stream.getvalue().encode(), str(path)), str(path))

@@ -23,6 +23,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from tasks import labelling
 from tasks.params import SplitParams
 from tasks.records import SPLITS
 
@@ -182,19 +183,27 @@ def rows_to_draw(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     return rows[np.sort(np.unique(different, return_index=True)[1])]
 
 
-def class_counts(labels: pd.Series[Any], division: Division) -> tuple[list[str], Counts]:
+def class_counts(
+    labels: pd.Series[Any], division: Division, several: bool = False
+) -> tuple[list[str], Counts]:
     """The classes in order, and their examples in each split, [classes, 3]."""
-    numbers, names = pd.factorize(labels, sort=True)
+    names, rows, numbers = labelling.pairs(labels, several)
     counts = np.zeros((len(names), len(SPLITS)), np.int64)
-    np.add.at(counts, (numbers[division.rows], division.codes), 1)
+    codes = np.full(len(labels), -1, np.int8)
+    codes[division.rows] = division.codes
+    stays = codes[rows] >= 0
+    np.add.at(counts, (numbers[stays], codes[rows[stays]]), 1)
     return [str(name) for name in names], counts
 
 
 def short_of_examples(
-    labels: pd.Series[Any], division: Division, draw: Draw
+    labels: pd.Series[Any], division: Division, draw: Draw, several: bool = False
 ) -> list[tuple[str, dict[str, int]]]:
-    """Classes without an example in a split that needs one, with their counts by split."""
-    names, counts = class_counts(labels, division)
+    """Classes without an example in a split that needs one, with their counts by split.
+
+    Of several labels an example, each needs one; a combination of them does not.
+    """
+    names, counts = class_counts(labels, division, several)
     return [
         (name, {SPLITS[code]: int(row[code]) for code in draw.splits})
         for name, row in zip(names, counts, strict=True)
@@ -202,19 +211,27 @@ def short_of_examples(
     ]
 
 
-def working_salts(frame: pd.DataFrame, draw: Draw, most: int = 10_000) -> Iterator[Draw]:
+def working_salts(
+    frame: pd.DataFrame, draw: Draw, several: bool = False, most: int = 10_000
+) -> Iterator[Draw]:
     """Draws with other salts that give every class an example in each split, leaks aside."""
     pool = frame.iloc[rows_to_draw(frame)]
-    classes = sorted((list(keys(part)) for _, part in pool.groupby("label")), key=len)
+    names, rows, numbers = labelling.pairs(pool["label"], several)
+    own = [*keys(pool)]
+    classes = sorted(
+        ([own[row] for row in rows[numbers == number]] for number in range(len(names))), key=len
+    )
     for salt in range(most):
         candidate = Draw(draw.validation, draw.test, salt)
         if all(_has_all(candidate, names) for names in classes):  # the smallest class first
             yield candidate
 
 
-def imbalance(labels: pd.Series[Any], division: Division, draw: Draw) -> float:
+def imbalance(
+    labels: pd.Series[Any], division: Division, draw: Draw, several: bool = False
+) -> float:
     """How far the classes' counts in the drawn splits are from their shares (chi-square)."""
-    _, counts = class_counts(labels, division)
+    _, counts = class_counts(labels, division, several)
     total = 0.0
     for code, share in ((VALIDATION, draw.validation), (TEST, draw.test)):
         if share:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import partition, problems
+from tasks import labelling, partition, problems
 from tasks.errors import DataError
 from tasks.params import Params, PrepareParams
 from tasks.partition import Division, Draw, Groups
@@ -87,13 +87,15 @@ def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
     problem = problems.load(params.problem)
     with tempfile.TemporaryDirectory(prefix=".prepare.", dir=project.root) as scratch:
         data = _decode(problem, frame, Path(scratch), params)
-    _refuse_small_classes(data.frame, draw, problem.WORDS)
+    several = bool(params.prepare.label_separator)
+    _refuse_small_classes(data.frame, draw, problem.WORDS, several)
     labels, best = data.frame["label"], (float("inf"), draw.salt)
     number = max(CANDIDATES, LOOKED_AT // len(labels))
-    for candidate in islice(partition.working_salts(data.frame, draw), number):
+    for candidate in islice(partition.working_salts(data.frame, draw, several), number):
         division = partition.divide(data.frame, data.near, candidate)
-        if not partition.short_of_examples(labels, division, candidate):
-            best = min(best, (partition.imbalance(labels, division, candidate), candidate.salt))
+        if not partition.short_of_examples(labels, division, candidate, several):
+            uneven = partition.imbalance(labels, division, candidate, several)
+            best = min(best, (uneven, candidate.salt))
     return best[1]
 
 
@@ -145,22 +147,24 @@ def _refuse_unreadable(
             f"{len(unreadable)} of {len(raw)} {words.many} cannot be read, a larger share than "
             f"prepare.max_unreadable ({params.max_unreadable:g}): {named}"
         )
-    if lost := sorted(set(raw["label"].unique()) - set(frame["label"].unique())):
+    several = bool(params.label_separator)
+    known, left = (labelling.of(each["label"].unique(), several) for each in (raw, frame))
+    if lost := sorted(set(known.classes) - set(left.classes)):
         raise DataError(f"class {lost[0]!r} has no readable {words.one}: {named}")
 
 
 def _divided(data: Decoded, params: PrepareParams, words: Words) -> tuple[Draw, Division]:
     """The division into splits, refused when a class would lack an example where it needs one."""
-    draw = partition.draw_of(data.frame, params.split)
-    _refuse_small_classes(data.frame, draw, words)
+    draw, several = partition.draw_of(data.frame, params.split), bool(params.label_separator)
+    _refuse_small_classes(data.frame, draw, words, several)
     division = partition.divide(data.frame, data.near, draw)
-    lacking = partition.short_of_examples(data.frame["label"], division, draw)
+    lacking = partition.short_of_examples(data.frame["label"], division, draw, several)
     if lacking:
-        raise DataError(_lacking(data, draw, division, lacking, words))
+        raise DataError(_lacking(data, draw, division, lacking, words, several))
     return draw, division
 
 
-def _refuse_small_classes(frame: pd.DataFrame, draw: Draw, words: Words) -> None:
+def _refuse_small_classes(frame: pd.DataFrame, draw: Draw, words: Words, several: bool) -> None:
     """Refuse what no salt can mend: nothing to draw from, or less than one a split."""
     given = set(frame["split"].dropna())
     for name, share in (("validation", draw.validation), ("test", draw.test)):
@@ -168,9 +172,11 @@ def _refuse_small_classes(frame: pd.DataFrame, draw: Draw, words: Words) -> None
             raise DataError(
                 f"the data brings no {name} split and prepare.split.{name} is 0; set it to a share"
             )
-    counts = frame["label"].iloc[partition.rows_to_draw(frame)].value_counts()
+    drawn = frame["label"].iloc[partition.rows_to_draw(frame)]
+    names, _, numbers = labelling.pairs(drawn, several)
+    counts = dict(zip(names, np.bincount(numbers, minlength=len(names)), strict=True))
     needed = [SPLITS[code] for code in draw.splits]
-    for label in sorted(frame["label"].unique()):
+    for label in labelling.of(frame["label"].unique(), several).classes:
         if (count := int(counts.get(label, 0))) < len(needed):
             raise DataError(
                 f"class {label!r} has {count} different {words.many} or groups to divide into "
@@ -184,6 +190,7 @@ def _lacking(
     division: Division,
     lacking: list[tuple[str, dict[str, int]]],
     words: Words,
+    several: bool,
 ) -> str:
     """The error for classes without an example in some split, with a salt that works."""
     label, counts = lacking[0]
@@ -193,9 +200,9 @@ def _lacking(
     if division.leaks:
         text += f", {len(division.leaks)} near-duplicates across splits being left out"
     labels = data.frame["label"]
-    for candidate in islice(partition.working_salts(data.frame, draw), CANDIDATES):
+    for candidate in islice(partition.working_salts(data.frame, draw, several), CANDIDATES):
         other = partition.divide(data.frame, data.near, candidate)
-        if not partition.short_of_examples(labels, other, candidate):
+        if not partition.short_of_examples(labels, other, candidate, several):
             return (
                 f"{text}; another draw works: thawline run --set "
                 f"prepare.split.salt={candidate.salt}"
@@ -210,8 +217,8 @@ def _manifest(data: Decoded, division: Division) -> Decoded:
     """
     rows, near, read = division.rows, data.near[division.rows], data.frame
     frame = pd.DataFrame({name: read.pop(name).iloc[rows].array for name in map(str, read.columns)})
-    classes = sorted(frame["label"].unique())
-    frame["target"] = frame["label"].map({c: i for i, c in enumerate(classes)}).astype(np.int64)
+    names = sorted(frame["label"].unique())
+    frame["target"] = frame["label"].map({c: i for i, c in enumerate(names)}).astype(np.int64)
     frame["split"] = pd.Series(division.codes).map(dict(enumerate(SPLITS))).astype("str")
     frame["group"] = partition.group_names(frame, near)
     first = ["id", "label", "target", "split", "group", "source"]
@@ -226,7 +233,7 @@ def _write(manifest: pd.DataFrame, path: Path) -> None:
 
 def _summary(params: Params, data: Decoded, division: Division, draw: Draw) -> DataSummary:
     manifest = data.frame
-    classes = sorted(manifest["label"].unique())
+    known = labelling.of(manifest["label"].unique(), bool(params.prepare.label_separator))
     table = manifest.groupby(["split", "label"]).size()
     sizes = np.unique(data.near, return_counts=True)[1]
     details: dict[str, Any] = {
@@ -235,8 +242,8 @@ def _summary(params: Params, data: Decoded, division: Division, draw: Draw) -> D
     }
     return DataSummary(
         problem=params.problem,
-        classes=classes,
-        counts={s: {c: int(table.get((s, c), 0)) for c in classes} for s in SPLITS},
+        classes=known.classes,
+        counts={s: {c: int(table.get((s, c), 0)) for c in known.names} for s in SPLITS},
         digest=_digest(manifest),
         unreadable=data.unreadable,
         exact_duplicates=division.exact_duplicates,
@@ -245,6 +252,7 @@ def _summary(params: Params, data: Decoded, division: Division, draw: Draw) -> D
         conflicts=division.conflicts,
         given_splits=data.given,
         details=details,
+        combinations=known.combinations,
     )
 
 

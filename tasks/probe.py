@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import retention
+from tasks import labelling, retention
 from tasks.errors import DataError
+from tasks.labelling import Labels
 from tasks.params import Params
 from tasks.records import Project, ThawPlan, ViewPolicy
-from tasks.retention import Ints, Knowledge, Sight
+from tasks.retention import Knowledge, Sight
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +84,10 @@ def _sight(
 
 
 @contextmanager
-def _prepared(project: Project, params: Params, problem: Problem) -> Iterator[tuple[Project, Ints]]:
-    """The probe's examples as `prepare` would leave them, in scratch, and their classes [n]."""
+def _prepared(
+    project: Project, params: Params, problem: Problem
+) -> Iterator[tuple[Project, Labels]]:
+    """The probe's examples as `prepare` would leave them, in scratch, and their labels."""
     asked = params.prepare.model_copy(update={"data": params.retention.probe})
     try:
         frame = problem.read(asked, project.root)
@@ -100,7 +103,8 @@ def _prepared(project: Project, params: Params, problem: Problem) -> Iterator[tu
             many = problem.WORDS.many
             raise DataError(f"retention.probe: {params.retention.probe} has no readable {many}")
         frame.to_parquet(place.manifest, index=False)
-        yield place, frame["label"].factorize(sort=True)[0].astype(np.int64)
+        known = labelling.of(frame["label"].unique(), bool(asked.label_separator))
+        yield place, known.truth(labelling.targets(frame["label"]))
 
 
 def _drawn(frame: pd.DataFrame, seed: int) -> pd.DataFrame:

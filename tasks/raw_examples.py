@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from tasks import labelling
 from tasks.errors import DataError
+
+USUAL = ("|", ";", ",", "/", "\t")  # what stands between labels
 
 
 def missing(path: Path, data: str) -> str:
@@ -23,11 +28,12 @@ def missing(path: Path, data: str) -> str:
     return f"prepare.data: {data} does not exist; give a folder of class folders or a manifest"
 
 
-def checked(frame: pd.DataFrame, data: str, many: str) -> pd.DataFrame:
+def checked(frame: pd.DataFrame, data: str, many: str, separator: str = "") -> pd.DataFrame:
     """The frame with names in one Unicode form (NFC); `many`: what its examples are called.
 
-    Raises `DataError` where that makes two names one, where there is nothing, and where there is
-    one class only.
+    `separator`: of several labels, where there may be some. Raises `DataError` where one form makes
+    two names one, where there is nothing, where there is one class only, and where no example has
+    two labels though there is a separator.
     """
     if frame.empty:
         raise DataError(f"{data} has no {many}")
@@ -45,10 +51,31 @@ def checked(frame: pd.DataFrame, data: str, many: str) -> pd.DataFrame:
                 f"(NFC/NFD): {twins[0]!a} and {twins[1]!a}; rename one"
             )
         frame[column] = frame[column].map(_clean)
+    if separator:
+        _refuse_one_label_each(frame["label"], data, separator)
     if frame["label"].nunique() < 2:
         only = frame["label"].iloc[0]
         raise DataError(f"{data} has one class only ({only!r}); there must be at least two")
     return frame
+
+
+def _refuse_one_label_each(labels: pd.Series[Any], data: str, separator: str) -> None:
+    """Another separator than the right one would make whole cells classes."""
+    texts = labels.unique()
+    classes = labelling.of(texts, several=True).classes
+    if not any(labelling.BETWEEN in text for text in texts):
+        others = [sign for sign in USUAL if any(sign in name for name in classes)]
+        more = f"; {others[0]!r} stands in {_first(classes, others[0])!r}" if others else ""
+        raise DataError(
+            f"{data}: prepare.label_separator is {separator!r}, but no example has two labels"
+            f"{more}: set it to what stands between them, or to '' where each has one"
+        )
+    if len(classes) < 2:
+        raise DataError(f"{data} has one label only ({classes[0]!r}); there must be at least two")
+
+
+def _first(names: Iterable[str], sign: str) -> str:
+    return next(name for name in names if sign in name)
 
 
 def _clean(name: str) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import files
+
+if TYPE_CHECKING:
+    from tasks.labelling import Labelling
 
 SPLITS = ("train", "validation", "test")
 COLUMN = "column."  # in the manifest, before the names of `prepare.columns`
@@ -31,9 +34,10 @@ class Project:
     def manifest(self) -> Path:
         """One row a usable example, in a stable order; the row number is its index in the store.
 
-        Columns: `id` (sha256 of the decoded content, hex), `label` (str), `target` (int, index
-        into `summary.classes`), `split` (train | validation | test), `group` (str: near-duplicates
-        share one), `source` (str: where it came from, for people), and what the problem adds.
+        Columns: `id` (sha256 of the decoded content, hex), `label` (str; several labels are joined,
+        see `tasks.labelling`), `target` (int, index into `summary.labelling.names`), `split`
+        (train | validation | test), `group` (str: near-duplicates share one), `source` (str: where
+        it came from, for people), and what the problem adds.
         """
         return self.prepared / "manifest.parquet"
 
@@ -113,8 +117,8 @@ class DataSummary:
     """What `prepare` found, for people and for the report."""
 
     problem: str
-    classes: list[str]  # in the order of `target`
-    counts: dict[str, dict[str, int]]  # split → class → examples
+    classes: list[str]  # what a network has outputs for, in their order
+    counts: dict[str, dict[str, int]]  # split → `label`, as in the manifest → examples
     digest: str  # of ids, labels, splits and groups: the version of the data
     unreadable: list[dict[str, str]]  # source, reason
     exact_duplicates: list[dict[str, str]]  # source, kept, action
@@ -123,13 +127,36 @@ class DataSummary:
     conflicts: list[dict[str, str]]  # same content, different label: source, label, other_label
     given_splits: list[str]  # splits that the data brought
     details: dict[str, Any] = field(default_factory=dict)  # what the problem adds, such as sizes
+    combinations: list[list[int]] | None = None  # of several labels: classes of each `target`
+
+    @property
+    def labelling(self) -> Labelling:
+        """What the numbers in `target` stand for."""
+        from tasks.labelling import Labelling
+
+        return Labelling(self.classes, self.combinations)
+
+    def examples_of(self, split: str) -> dict[str, int]:
+        """Class → examples of a split that have it, among others or alone."""
+        if self.combinations is None:
+            return self.counts[split]
+        from tasks.labelling import parts
+
+        found = dict.fromkeys(self.classes, 0)
+        for label, examples in self.counts[split].items():
+            for name in parts(label):
+                found[name] += examples
+        return found
 
     @classmethod
     def read(cls, path: Path) -> DataSummary:
         return cls(**_read(path))
 
     def write(self, path: Path) -> None:
-        files.write_json(path, asdict(self))
+        value = asdict(self)
+        if self.combinations is None:  # the record of one label an example has no such key
+            del value["combinations"]
+        files.write_json(path, value)
 
 
 @dataclass(frozen=True)

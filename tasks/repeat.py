@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import evidence, files, looks, metrics, side_training, versions
+from tasks import evidence, files, labelling, looks, metrics, side_training, versions
 from tasks.errors import DataError
-from tasks.metrics import Bootstrap, Ints
+from tasks.labelling import Ints, Labelling, Labels
+from tasks.metrics import Bootstrap
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.params import replace as changed
 from tasks.records import DataSummary, Project, ThawPlan, Tuning
@@ -41,7 +42,8 @@ def run(project: Project, params: Params) -> None:
     project.repeat.mkdir(parents=True)
     if options.folds:
         parts = []
-        for number, rows in enumerate(folds(manifest, params), start=1):
+        known = DataSummary.read(project.summary).labelling
+        for number, rows in enumerate(folds(manifest, params, known), start=1):
             predicted = _predicted(project, params, rows, f"fold {number} of {options.folds}")
             parts.append(_frame(manifest, rows["test"], predicted, project).assign(fold=number))
         frame = pd.concat(parts, ignore_index=True)
@@ -62,17 +64,20 @@ def read(project: Project) -> dict[str, Any]:
     return found
 
 
-def folds(manifest: pd.DataFrame, params: Params) -> list[Rows]:
+def folds(manifest: pd.DataFrame, params: Params, known: Labelling | None = None) -> list[Rows]:
     """The rows of each fold: its own as `test`, and of the others `train` and `validation`.
 
-    Groups stay together, classes are spread evenly.
+    Groups stay together, classes are spread evenly; of several labels (`known`) the rarest of each
+    example is.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = params.repeat.folds
-    targets = manifest["target"].to_numpy(np.int64)
+    count, known = params.repeat.folds, known or labelling.of(manifest["label"], several=False)
+    truth = known.truth(manifest["target"].to_numpy(np.int64))
+    targets = labelling.rarest(truth)
     groups = metrics.group_index(manifest["group"])
-    smallest = min(len(np.unique(groups[targets == t])) for t in np.unique(targets))
+    own = {name: labelling.has(truth, number) for number, name in enumerate(known.classes)}
+    smallest = min(len(np.unique(groups[here])) for here in own.values() if here.any())
     if smallest < count:
         raise DataError(
             f"repeat.folds is {count}, but the smallest class has {smallest} examples or groups; "
@@ -96,10 +101,11 @@ def folds(manifest: pd.DataFrame, params: Params) -> list[Rows]:
         validation = divided(rest, min(parts, commonest))[0]
         train = np.setdiff1d(rest, validation)
         # A class that validation has all of goes back: what learns must know every class.
-        lost = np.setdiff1d(targets, targets[train])
-        train = np.union1d(train, validation[np.isin(targets[validation], lost)])
-        if len(lost := np.setdiff1d(targets, targets[train])):
-            name = manifest["label"].iloc[int(np.flatnonzero(targets == lost[0])[0])]
+        for here in own.values():
+            if not here[train].any():
+                train = np.union1d(train, validation[here[validation]])
+        lost = (name for name, here in own.items() if here.any() and not here[train].any())
+        if name := next(lost, None):
             raise DataError(
                 f"repeat.folds is {count}, but one fold would leave class {name!r} without "
                 "training examples; lower it, or add examples of the class"
@@ -132,13 +138,15 @@ def _by_fold(frame: pd.DataFrame, params: Params) -> dict[str, Any]:
 def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[str, Any]:
     splits = manifest["split"].to_numpy()
     rows = {name: np.flatnonzero(splits == name) for name in ("train", "validation", "test")}
-    labels = manifest["target"].to_numpy(np.int64)[rows["test"]]
+    known = DataSummary.read(project.summary).labelling
+    labels = known.truth(manifest["target"].to_numpy(np.int64)[rows["test"]])
     each = []
     for number in range(params.repeat.seeds):
         seed = params.seed if not number else files.number(f"{params.seed} {number}")
         seeded = changed(params, {"seed": seed})
         what = f"seed {number + 1} of {params.repeat.seeds}"
-        each.append(float((_predicted(project, seeded, rows, what) == labels).mean()))
+        said = _predicted(project, seeded, rows, what)
+        each.append(float(labelling.right(labels, said).mean()))
         looks.note(project, manifest, f"repeat {seed}")
     spread = float(np.std(each, ddof=1))
     found: dict[str, Any] = evidence.plain(
@@ -147,8 +155,8 @@ def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[s
     return found
 
 
-def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
-    """The classes that a model trained on some rows gives to those of `test`; kept once found."""
+def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Labels:
+    """What a model trained on some rows says of those of `test`; kept once found."""
     from tasks.engine.device import resolve
 
     fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
@@ -166,9 +174,11 @@ def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Ints:
     path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
     if not path.exists():
         plan = ThawPlan.read(project.thaw_plan)
-        found = side_training.run(project, params, plan, settings, rows, what).logits.argmax(1)
+        logits = side_training.run(project, params, plan, settings, rows, what).logits
+        several = DataSummary.read(project.summary).labelling.several
+        found = labelling.answers(logits, several, cut=0.0)
         with files.atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, found.astype(np.int64))
+            np.save(file, found)
     return np.asarray(np.load(path))
 
 
@@ -177,8 +187,7 @@ def _inputs(project: Project) -> list[Any]:
     return [project.manifest, policy, project.thaw_plan, project.tuning]
 
 
-def _frame(manifest: pd.DataFrame, rows: Ints, predicted: Ints, project: Project) -> pd.DataFrame:
-    examples = manifest.iloc[rows]
-    names = np.asarray(DataSummary.read(project.summary).classes, dtype=object)
+def _frame(manifest: pd.DataFrame, rows: Ints, predicted: Labels, project: Project) -> pd.DataFrame:
+    examples, known = manifest.iloc[rows], DataSummary.read(project.summary).labelling
     kept = examples[["id", "source", "group", "label"]].reset_index(drop=True)
-    return kept.assign(predicted=names[predicted])
+    return kept.assign(predicted=known.called(predicted))

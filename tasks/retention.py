@@ -15,13 +15,13 @@ import numpy.typing as npt
 from tasks import files
 
 if TYPE_CHECKING:
+    from tasks.labelling import Labels
     from tasks.params import RetentionParams
 
 DIGITS = 6  # of figures in the record
 CERTAIN = 0.05  # p below which one set of weights is called better than another
 
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Retention:
         return next(point for point in self.curve if point.alpha == alpha)
 
 
-def compare(before: Sight, after: Sight, targets: Ints) -> Knowledge:
-    """What is left of `before`; `targets` [n]: the classes by which skill is judged."""
+def compare(before: Sight, after: Sight, targets: Labels) -> Knowledge:
+    """What is left of `before`; `targets`: the labels by which skill is judged."""
     from tasks.select import knn_accuracy
 
     old, new = before.predictions.astype(np.float64), after.predictions.astype(np.float64)
@@ -131,16 +131,20 @@ def best(curve: list[Blend]) -> float:
 
 
 def judge(
-    record: Retention, known: Knowledge | None, params: RetentionParams, many: str = "examples"
+    record: Retention,
+    known: Knowledge | None,
+    params: RetentionParams,
+    many: str = "examples",
+    several: bool = False,
 ) -> dict[str, Any]:
     """What metrics and report say, JSON-ready: `figures`, `knowledge` and `curve` in words.
 
     `known`: of the probe examples that were asked; None when nothing moved. `many`: what the
-    problem calls them.
+    problem calls them; `several`: whether one may have several labels.
     """
     return {
         "figures": _figures(known, params.max_drop),
-        "knowledge": _told(known, params, many),
+        "knowledge": _told(known, params, many, several),
         "curve": _verdict(record) if record.curve else None,
     }
 
@@ -158,7 +162,7 @@ def _figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float
     return {f"retention.{name}": value for name, value in flat.items()}
 
 
-def _told(known: Knowledge | None, params: RetentionParams, many: str) -> str:
+def _told(known: Knowledge | None, params: RetentionParams, many: str, several: bool) -> str:
     """What the backbone still knows of what it knew."""
     if known is None:
         return "Nothing below the head learned, so the backbone knows exactly what it knew."
@@ -168,8 +172,9 @@ def _told(known: Knowledge | None, params: RetentionParams, many: str) -> str:
     if known.agreement is not None:
         text += f"the backbone’s old head gives {_percent(known.agreement)} the same answer as "
         text += "before, and "
+    alike = "have all their labels and no other" if several else "are of their class"
     text += (
-        f"their nearest neighbours are of their class {_percent(known.knn_after)} of the time, "
+        f"their nearest neighbours {alike} {_percent(known.knn_after)} of the time, "
         f"{_percent(known.knn_before)} before training ({change} points)"
     )
     if params.max_drop is None:

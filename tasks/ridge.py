@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tasks import labelling
+from tasks.labelling import Labels
+
 Doubles = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -31,24 +34,28 @@ class Ridge:
     bias: Doubles  # [classes]
 
 
-def fit(features: Features, targets: Ints, classes: int, rows: Ints | None = None) -> Ridge:
-    """Fit one-hot targets on standardised features; the strength has the best accuracy.
+def fit(features: Features, targets: Labels, classes: int, rows: Ints | None = None) -> Ridge:
+    """Fit members [n, classes] on standardised features; the strength has the best accuracy.
 
-    The targets [n] are those of `rows` of the features, or of all.
+    Of several labels, it has the least squared error: of many, hardly an answer is right as a
+    whole. The targets (`tasks.labelling`) are those of `rows` of the features, or of all.
     """
     x = _Standardised(features, rows)
-    y = np.eye(classes)[targets]
+    y, several = labelling.members(targets, classes), targets.ndim == 2
     centre = y.mean(0)
     turned = (_wide if x.width > x.count else _tall)(x, y - centre)
     right, leverages = np.zeros(len(_STRENGTHS)), np.empty((x.count, len(_STRENGTHS)))
+    missed = np.zeros(len(_STRENGTHS))
     for chosen, z in turned.pieces():
         shrunk = 1 / (turned.squares[:, None] + _STRENGTHS)  # [r, strengths]
         leverages[chosen] = z**2 @ shrunk + 1 / x.count  # the last term is the intercept's
         for i in range(len(_STRENGTHS)):
             fitted = centre + z @ (turned.moments * shrunk[:, i, None])
             left_out = _left_out(y[chosen], fitted, leverages[chosen, i])
-            right[i] += (left_out.argmax(1) == targets[chosen]).sum()
-    best = int(right.argmax())  # the first of equals
+            said = labelling.answers(left_out, several)
+            right[i] += labelling.right(targets[chosen], said).sum()
+            missed[i] += ((y[chosen] - left_out) ** 2).sum() if several else 0
+    best = int((-missed if several else right).argmax())  # the first of equals
     shrunk = turned.moments / (turned.squares + _STRENGTHS[best])[:, None]
     weight = turned.back(shrunk).T / x.scale
     bias = centre - weight @ x.mean

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import latency, problems, ranking, ridge
+from tasks import labelling, latency, problems, ranking, ridge
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
+from tasks.labelling import Labels
 from tasks.params import HeadParams, Params
 from tasks.progress import progress
 from tasks.records import Candidate, DataSummary, Embedding, Project, Selection, ViewPolicy
@@ -153,13 +154,17 @@ def _selection(project: Project, evidence: Embedding) -> Selection:
     )
 
 
-def knn_accuracy(features: Features, targets: Targets) -> float:
-    """Leave-one-out accuracy of the k nearest neighbours by cosine, their votes weighed by it."""
+def knn_accuracy(features: Features, labels: Labels) -> float:
+    """Leave-one-out accuracy of the k nearest neighbours by cosine, their votes weighed by it.
+
+    Of several labels, an example gets those that most of the votes are for.
+    """
     distances, nearest = neighbours(features)
-    votes = np.zeros((len(features), int(targets.max()) + 1))
-    rows = np.repeat(np.arange(len(features)), nearest.shape[1])
-    np.add.at(votes, (rows, targets[nearest].ravel()), 2 - distances.ravel())
-    return float((votes.argmax(1) == targets).mean())
+    weights = 2 - distances
+    votes = labelling.votes(labels, nearest, weights, labelling.width(labels))
+    if several := labels.ndim == 2:
+        votes /= weights.sum(1, keepdims=True)
+    return float(labelling.right(labels, labelling.answers(votes, several)).mean())
 
 
 def neighbours(features: Features) -> tuple[Features, Targets]:
@@ -186,18 +191,18 @@ def _candidate(project: Project, embedding: Embedding, seed: int) -> Candidate:
     targets = pd.read_parquet(project.manifest, columns=["target"])["target"].to_numpy(np.int64)
     rows = np.load(folder / embedding.rows)
     chosen = drawn(len(rows), seed)  # at most `MAX_EXAMPLES`
-    targets = targets[rows[chosen]]
+    truth = DataSummary.read(project.summary).labelling.truth(targets[rows[chosen]])
     depths = {}
     for layer in (each.name for each in embedding.layers if each.name in embedding.depths):
         kept = np.load(folder / embedding.depths[layer], mmap_mode="r")
         features = np.asarray(kept[chosen], np.float32)
-        depths[layer] = round(ridge.fit(features, targets, int(targets.max()) + 1).accuracy, 6)
+        depths[layer] = round(ridge.fit(features, truth, labelling.width(truth)).accuracy, 6)
     return Candidate(
         backbone=embedding.backbone,
         parameters=sum(layer.parameters for layer in embedding.layers[:-1]),
         flops=sum(layer.flops for layer in embedding.layers),
         ridge=depths[embedding.deepest],
-        knn=round(knn_accuracy(features, targets), 6),  # of the last, the deepest
+        knn=round(knn_accuracy(features, truth), 6),  # of the last, the deepest
         score=0.0,
         rank=0,
         licence=embedding.licence,

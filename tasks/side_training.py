@@ -13,7 +13,7 @@ import pandas as pd
 from tasks import linear_probes
 from tasks.metrics import Ints
 from tasks.params import Params, TrainParams
-from tasks.records import Project, ThawPlan, ViewPolicy
+from tasks.records import DataSummary, Project, ThawPlan, ViewPolicy
 
 if TYPE_CHECKING:
     from tasks.engine.setup import Setup
@@ -83,11 +83,10 @@ def run(
 
 def _learn_from(setup: Setup, rows: Rows) -> None:
     """Let a setup learn from other rows than the project's own."""
-    import torch
+    from tasks.engine import labels
 
     targets: Any = pd.read_parquet(setup.project.manifest, columns=["target"])["target"]
+    known = DataSummary.read(setup.project.summary).labelling
+    truth = known.truth(targets.to_numpy(np.int64))
     setup.rows = {name: rows[name] for name in ("train", "validation")}
-    setup.targets = {
-        name: torch.from_numpy(targets.to_numpy(np.int64)[part])
-        for name, part in setup.rows.items()
-    }
+    setup.targets = {name: labels.tensor(truth[part]) for name, part in setup.rows.items()}

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import metrics
-from tasks.metrics import Bootstrap, Ints
+from tasks import labelling, metrics
+from tasks.labelling import Labels
+from tasks.metrics import Bootstrap
 from tasks.records import COLUMN
 
 VALUES = 50  # of a column, at most; of more numbers, their quarters
@@ -17,11 +18,11 @@ LEAST = 20  # test examples of a slice that is judged
 
 
 def judge(
-    labels: Ints, predicted: Ints, examples: pd.DataFrame, bootstrap: Bootstrap
+    labels: Labels, predicted: Labels, examples: pd.DataFrame, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """`slices`: `column`, `value`, `examples`, `accuracy` (Wilson interval, n counts groups) and
     whether it is `worse` than the rest beyond chance; `worst`: the lowest accuracy among them."""
-    right = labels == predicted
+    right = labelling.right(labels, predicted)
     found: list[dict[str, Any]] = []
     inside: list[npt.NDArray[np.bool_]] = []
     for name in [str(name) for name in examples.columns if str(name).startswith(COLUMN)]:

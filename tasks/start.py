@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files, packaged, params_file, predict, problems
+from tasks import files, labelling, packaged, params_file, predict, problems
 from tasks.errors import ThawlineError
 from tasks.params import Params, WeightsFile
 from tasks.records import DataSummary, Project
@@ -75,7 +75,8 @@ def _model(
     _check(project, params, start.backbone, file, sha256)
     names = classes if classes is not None else _classes(project, params)
     shared = [name for name in names if name in start.classes]
-    keeps = bool(shared) and start.linear and not params.train.head.hidden
+    several = packaged.several(record) or bool(params.prepare.label_separator)
+    keeps = bool(shared) and start.linear and not params.train.head.hidden and not several
     values = _values(params, start.backbone, file, sha256)
     values |= start.values
     if keeps:
@@ -87,6 +88,8 @@ def _model(
             f"its head goes on for {_listed(shared)}; "
             + (f"new: {_listed(new)}" if new else "no class is new")
         )
+    elif shared and several:
+        told.append("its head starts anew, as an example may have several labels")
     elif shared:
         told.append("its head cannot go on, as it or the project's has hidden layers")
     else:
@@ -208,7 +211,8 @@ def _classes(project: Project, params: Params) -> list[str]:
     if project.summary.is_file():
         return DataSummary.read(project.summary).classes
     frame = problems.load(params.problem).read(params.prepare, project.root)
-    return sorted(set(frame["label"]))
+    several = bool(params.prepare.label_separator)
+    return labelling.of(frame["label"].unique(), several).classes
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -19,11 +19,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks import labelling
 from tasks.errors import DataError, nearest
 from tasks.params import PrepareParams
 from tasks.records import COLUMN
 
 NAMES = "names"
+_LISTS = (list, tuple, np.ndarray)  # of the labels of one example
 BLOCK = 1 << 20  # bytes of a text file in memory at once
 WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how a text in UTF-16 begins
 LONGEST = 16 << 20  # characters of a line; a file without lines would fill the memory
@@ -39,10 +41,11 @@ SPLIT_NAMES = {
 def examples(table: pd.DataFrame, params: PrepareParams, name: str) -> pd.DataFrame:
     """`label`, `split`, `group`, and those of `params.columns` after `COLUMN`; `table`'s index.
 
-    `name`: of the table, for messages. Raises `DataError` for a missing column, label, or split.
+    Several labels of an example become one text (`tasks.labelling`). `name`: of the table, for
+    messages. Raises `DataError` for a missing column, label, or split.
     """
     labels = column(table, params.label_column, "prepare.label_column", name)
-    frame = pd.DataFrame({"label": _filled(text(labels), params.label_column, name)})
+    frame = pd.DataFrame({"label": _labels(labels, params, name)})
     frame["split"] = _splits(_optional(table, "split_column", params, name), name)
     frame["group"] = text(_optional(table, "group_column", params, name))
     for own in params.columns:
@@ -221,13 +224,25 @@ def features(table: Any) -> Mapping[str, Any]:
 def with_class_names(table: Any, column: str, features: Mapping[str, Any]) -> Any:
     """An Arrow table with the numbers of classes replaced by the names in `features`."""
     try:
-        names = features[column]["names"]
+        feature = features[column]
+        of_lists = isinstance(feature, list) or "feature" in feature
+        if of_lists:  # as `datasets` has written lists
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        names = feature["names"]
         numbers = table.column(column).to_pylist()
-        labels = [None if n is None or n < 0 else names[n] for n in numbers]
+
+        def named(number: int | None) -> str | None:
+            return None if number is None or number < 0 else names[number]
+
+        labels = [
+            None if n is None else [named(each) for each in n] if of_lists else named(n)
+            for n in numbers
+        ]
     except (KeyError, TypeError, IndexError):
         return table
     index = table.schema.get_field_index(column)
-    return table.set_column(index, column, pa.array(labels, pa.string()))
+    kind = pa.list_(pa.string()) if of_lists else pa.string()
+    return table.set_column(index, column, pa.array(labels, kind))
 
 
 def line(error: Exception) -> str:
@@ -250,6 +265,52 @@ def _values(column: pd.Series[Any]) -> pd.Series[Any]:
     """A column as numbers where all that is there are some, else as text."""
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers if (numbers.notna() == column.notna()).all() else text(column)
+
+
+def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Series[Any]:
+    """One text an example: its label, or with `prepare.label_separator` all that it has.
+
+    A cell is a text with separators, or a list.
+    """
+    free = column.dtype == object  # other kinds of columns hold no lists
+    found = [isinstance(value, _LISTS) for value in column] if free else False
+    lists = pd.Series(found, column.index, dtype=bool)
+    if not params.label_separator:
+        if (row := first(lists)) is not None:
+            raise DataError(
+                f"{name}, {row}: {params.label_column!r} is a list; where examples have several "
+                'labels each, set prepare.label_separator, such as "|"'
+            )
+        return _filled(text(column), params.label_column, name)
+    texts = text(column.where(~lists, None))
+    labels = [
+        _several(value if is_list else cell, params.label_separator, f"{name}, {place}")
+        for place, value, is_list, cell in zip(
+            (f"{column.index.name} {number}" for number in column.index),
+            column,
+            lists,
+            texts,
+            strict=True,
+        )
+    ]
+    return pd.Series(labels, column.index, dtype="str")
+
+
+def _several(cell: Any, separator: str, where: str) -> str:
+    """The labels of a cell as one text; of an empty one, that there is none."""
+    if isinstance(cell, str):
+        cell = cell.split(separator)
+    values = [value for value in cell if not _is_missing(value)] if isinstance(cell, _LISTS) else []
+    if odd := [value for value in values if isinstance(value, (*_LISTS, dict))]:
+        raise DataError(f"{where}: among the labels is {odd[0]!r}, not a text or a number")
+    try:
+        return labelling.canonical(values)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def _filled(labels: pd.Series[Any], column: str, name: str) -> pd.Series[Any]:

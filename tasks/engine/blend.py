@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import tasks.problems
 from tasks import retention
-from tasks.engine import heads, pooling
+from tasks.engine import heads, labels, pooling
 from tasks.engine.device import Compute
 from tasks.engine.feeds import Feed
 from tasks.engine.network import Network
@@ -79,12 +78,11 @@ def run(setup: Setup, end: State) -> tuple[Retention, State]:
 
 
 def _judged(alpha: float, here: Seen, first: Seen, last: Seen, targets: Tensor) -> Blend:
-    right = here.logits.argmax(1) == targets
-    right_at_end = last.logits.argmax(1) == targets
+    right, right_at_end = (labels.right(seen.logits, targets) for seen in (here, last))
     return Blend(
         alpha=alpha,
         accuracy=round(float(right.double().mean()), retention.DIGITS),
-        loss=round(functional.cross_entropy(here.logits, targets).item(), retention.DIGITS),
+        loss=round(labels.loss(here.logits, targets).item(), retention.DIGITS),
         agreement=retention.agreement(first.sight, here.sight),
         gained=int((right & ~right_at_end).sum()),
         lost=int((~right & right_at_end).sum()),

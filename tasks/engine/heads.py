@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tasks import ridge
+from tasks import labelling, ridge
+from tasks.engine import labels
 from tasks.errors import ThawlineError
 
 if TYPE_CHECKING:  # a packaged model does without pydantic
@@ -82,6 +82,7 @@ def solve(
 
     Ridge scores are no logits: they are scaled so that the cross-entropy of the leave-one-out
     scores is lowest, with at least a little smoothing, lest a perfect fit ask for infinite logits.
+    Of several labels, the score from which on one is said becomes a logit of 0.
     Rows of `kept` stay what they are, but for one factor for all of them, as a head that is sure of
     the only classes it knew would drown every other; new classes' scores are scaled and shifted.
     """
@@ -102,14 +103,14 @@ def solve(
 
 def scaled(solution: ridge.Ridge, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """Weight and bias of logits, as `solve` makes them of ridge scores."""
-    left_out = torch.from_numpy(solution.left_out)
+    cut = labelling.CUT if labels.several(targets) else 0.0  # where a logit is to be 0
+    left_out = torch.from_numpy(solution.left_out) - cut
     smoothing = max(label_smoothing, _LEAST_SMOOTHING)
     losses = [
-        functional.cross_entropy(scale * left_out, targets, label_smoothing=smoothing).item()
-        for scale in _SCALES
+        labels.loss(scale * left_out, targets, smoothing=smoothing).item() for scale in _SCALES
     ]
     best = float(_SCALES[int(np.argmin(losses))])
-    weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias)
+    weight, bias = torch.from_numpy(solution.weight), torch.from_numpy(solution.bias) - cut
     return (best * weight).float(), (best * bias).float()
 
 
@@ -133,7 +134,7 @@ def _beside(
     def loss() -> float:
         optimizer.zero_grad()
         joined = torch.where(is_new, fit[1] * scores + fit[2], fit[0] * known)
-        value = functional.cross_entropy(joined, targets, label_smoothing=smoothing)
+        value = labels.loss(joined, targets, smoothing=smoothing)
         value.backward()  # type: ignore[no-untyped-call]
         return value.item()
 

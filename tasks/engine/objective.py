@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.engine import labels
 from tasks.params import TrainParams
 
 FOCUS = 2.0  # the exponent of focal loss that its paper found best
@@ -21,33 +22,37 @@ TEMPERATURE = 2.0  # at which old predictions are kept, as in the paper
 class Objective:
     """The training loss over logits, and the shares in which classes are drawn.
 
-    `counts` [k] are the training examples of each class.
+    `counts` [k] are the training examples of each class, `examples` how many there are where each
+    may have several labels; None: one label an example.
     """
 
     params: TrainParams
     counts: Tensor
+    examples: int | None = None
+
+    @classmethod
+    def of(cls, params: TrainParams, targets: Tensor) -> Objective:
+        """The loss of a training on targets as `tasks.engine.labels` has them."""
+        examples = len(targets) if labels.several(targets) else None
+        return cls(params, labels.counts(targets), examples)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of logits [n, k] against classes [n] or their probabilities [n, k]."""
-        smoothing = self.params.label_smoothing
+        """The mean loss of logits [n, k] against classes [n] or their shares [n, k]."""
+        smoothing, several = self.params.label_smoothing, self.examples is not None
         weight = self.class_weights.to(logits) if self.params.balance == "class_weights" else None
         if self.params.balance != "focal":
-            return functional.cross_entropy(
-                logits, targets, weight=weight, label_smoothing=smoothing
-            )
+            return labels.loss(logits, targets, several=several, weight=weight, smoothing=smoothing)
         # Lin et al., ICCV 2017, arXiv:1708.02002: what is already right counts less.
-        losses = functional.cross_entropy(
-            logits, targets, label_smoothing=smoothing, reduction="none"
-        )
-        shares = targets if targets.ndim == 2 else functional.one_hot(targets, logits.shape[1])
-        right = (logits.softmax(1) * shares).sum(1)
-        return ((1 - right) ** FOCUS * losses).mean()
+        unsure = (1 - labels.likelihood(logits, targets, several)) ** FOCUS
+        if several:
+            return (unsure * labels.binary(logits, targets, smoothing=smoothing)).sum(1).mean()
+        losses = labels.loss(logits, targets, several=False, smoothing=smoothing, reduction="none")
+        return (unsure * losses).mean()
 
     @property
     def class_weights(self) -> Tensor:
-        """Inverse frequencies [k], of mean 1 over the training examples."""
-        counts = self.counts.clamp(min=1).float()
-        return counts.sum() / (len(counts) * counts)
+        """Inverse frequencies of mean 1 over the training examples, see `labels.weights`."""
+        return labels.weights(self.counts, self.examples)
 
     def order(self, targets: Tensor, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """Positions [n] of one epoch: each once, or every class alike with `balance: sampling`."""
@@ -110,7 +115,7 @@ class Objective:
             inputs, share = _cut(inputs, order, share)
         else:
             inputs = blended(inputs)
-        shares = blended(functional.one_hot(targets, len(self.counts)).float())
+        shares = blended(labels.shares(targets, len(self.counts)))
         return inputs, shares, before if before is None else blended(before)
 
 

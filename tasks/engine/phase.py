@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from tasks.engine import checkpoint, lengths, optimizer, schedule
+from tasks.engine import checkpoint, labels, lengths, optimizer, schedule
 from tasks.engine.average import Average
 from tasks.engine.fold import folded
 from tasks.engine.network import Network, digest
@@ -60,7 +59,7 @@ class PhaseRun:
         self.examples = len(data.train_targets)
         self.batch = min(self.params.batch_size, self.examples)
         self.micro_batch = min(self.params.micro_batch or self.batch, self.batch)
-        self.objective = Objective(self.params, data.train_targets.bincount())
+        self.objective = Objective.of(self.params, data.train_targets)
         whole = self.examples // self.batch
         self.steps_an_epoch = min(whole, data.steps or whole)
         self.epochs = trainer.epochs_of(index)
@@ -300,10 +299,10 @@ class PhaseRun:
         for inputs, chosen in zip(self.data.validation.batches(batches, 0), batches, strict=True):
             logits = self.compute.forward(model, inputs).float().cpu()
             wanted = targets[torch.from_numpy(chosen)]
-            total += functional.cross_entropy(
-                logits, wanted, label_smoothing=self.params.label_smoothing, reduction="sum"
+            total += labels.loss(
+                logits, wanted, smoothing=self.params.label_smoothing, reduction="sum"
             ).item()
-            right += int((logits.argmax(1) == wanted).sum())
+            right += int(labels.right(logits, wanted).sum())
         total, right = self.ranks.total(total, right)
         return total / len(targets), right / len(targets)
 

@@ -22,6 +22,7 @@ from tasks.engine import (
     depthwise,
     dropout,
     heads,
+    labels,
     layout,
     lengths,
     low_rank,
@@ -43,6 +44,7 @@ from tasks.engine.state import OldPredictions, PhaseData, State
 from tasks.engine.view_cache import View, ViewCache
 from tasks.errors import ThawlineError
 from tasks.freeze import epochs_of
+from tasks.labelling import Labelling
 from tasks.params import Params, TrainParams
 from tasks.problems import Backbone, Examples
 from tasks.records import DataSummary, Phase, Project, ThawPlan, ViewPolicy
@@ -64,7 +66,7 @@ class Setup:
     network: Network
     examples: Examples
     rows: dict[str, npt.NDArray[np.int64]]  # split → manifest rows
-    targets: dict[str, Tensor]  # split → [n] int64
+    targets: dict[str, Tensor]  # split → targets, as in `tasks.engine.labels`
     classes: int
     digest: str
     kept: heads.Kept | None = None  # of a start whose head goes on
@@ -101,7 +103,7 @@ class Setup:
             )
         model, head = _model(params, plan, settings, backbone, summary.classes, compute)
         examples = problem.examples(project, policy, backbone)
-        rows, targets = _learned_from(project)
+        rows, targets = _learned_from(project, summary.labelling)
         old = None
         if isinstance(model, multi_layer.MultiLayer):
             network = model.network()
@@ -219,15 +221,17 @@ class Setup:
                 self._solve(linear, self._features(top, data.train, order), targets)
         return time.perf_counter() - begun, self.ranks.total(cpu_seconds() - cpu)[0]
 
-    def predicted(self) -> npt.NDArray[np.int64]:
-        """The class that the network, as it is, gives each validation example, [n]."""
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Which validation examples the network, as it is, is right on, [n]."""
         last = len(self.plan.phases) - 1
         suffix = folded(self.network.run(self._line(self.plan.phases[last])))
         size = self.params.embed.batch_size
-        feed, found = self.data(last).validation, np.empty(len(self.targets["validation"]), int)
+        targets = self.targets["validation"]
+        feed, found = self.data(last).validation, np.empty(len(targets), np.bool_)
         batches = lengths.batches(len(found), size, feed.lengths)
         for chosen, inputs in zip(batches, feed.batches(batches, 0), strict=True):
-            found[chosen] = self.compute.forward(suffix, inputs).argmax(1).cpu().numpy()
+            logits = self.compute.forward(suffix, inputs).cpu()
+            found[chosen] = labels.right(logits, targets[torch.from_numpy(chosen)]).numpy()
         return found
 
     def _solve(self, linear: nn.Linear, features: Tensor, targets: Tensor) -> None:
@@ -373,7 +377,7 @@ def _require_contrast(plan: ThawPlan, settings: TrainParams) -> None:
 
 
 def _learned_from(
-    project: Project,
+    project: Project, labelling: Labelling
 ) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, Tensor]]:
     """Manifest rows and targets of the splits that training may see."""
     manifest = pd.read_parquet(project.manifest, columns=["split", "target"])
@@ -381,8 +385,8 @@ def _learned_from(
         split: np.flatnonzero((manifest["split"] == split).to_numpy())
         for split in ("train", "validation")
     }
-    targets = manifest["target"].to_numpy(np.int64)
-    return rows, {split: torch.from_numpy(targets[chosen]) for split, chosen in rows.items()}
+    truth = labelling.truth(manifest["target"].to_numpy(np.int64))
+    return rows, {split: labels.tensor(truth[chosen]) for split, chosen in rows.items()}
 
 
 def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:

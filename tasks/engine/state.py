@@ -21,7 +21,8 @@ class OldPredictions:
 
 @dataclass(frozen=True)
 class PhaseData:
-    """What one phase trains on: inputs at its thaw line, and targets [n] of the same examples."""
+    """What one phase trains on: inputs at its thaw line, and targets of the same examples, [n] or
+    of several labels each [n, k] (`tasks.engine.labels`)."""
 
     train: Feed
     train_targets: Tensor

@@ -37,7 +37,7 @@ def judge(challenger: Evidence, champion: Evidence | None, rules: GateParams) ->
         _another(challenger, champion),
         _same_test(test),
         *judged.rules,
-        *subsets.judge(test, rules),
+        *subsets.judge(test, rules, challenger.several),
         *limits.judge(challenger, rules, rules.max_drop),
     ]
     failed = [rule for rule in found if rule.state == "failed"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import tasks.problems
-from tasks import compare, files, repeat
+from tasks import compare, files, packaged, repeat
 from tasks.errors import ThawlineError
 from tasks.gate import fresh
 from tasks.gate.evidence import Evidence
@@ -50,6 +50,7 @@ def of_project(project: Project, params: Params, name: str) -> Evidence:
         data=record["data"]["digest"],
         certificate=certificate,
         loaded=fresh.load(project.models, params.problem, samples, params.threads),
+        several=packaged.several(record),
     )
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-
-from tasks import evidence, slices
+from tasks import evidence, labelling, slices
 from tasks.gate import paired
 from tasks.gate.accuracy import points
 from tasks.gate.evidence import Shared
@@ -25,9 +23,9 @@ from tasks.records import COLUMN
 TOLD = 20  # of a rule, those that lost most
 
 
-def judge(test: Shared, rules: PromoteParams) -> list[Rule]:
-    """The rules `classes` and `slices`."""
-    found = [*_classes(test), *_slices(test)]
+def judge(test: Shared, rules: PromoteParams, several: bool = False) -> list[Rule]:
+    """The rules `classes` and `slices`; of `several` labels, a class is all examples with one."""
+    found = [*_classes(test, several), *_slices(test)]
     pairs = [Pairs.of(test.steps[here], test.groups[here]) for _, _, here in found]
     p = paired.holm(paired.p_values([each.lost for each in pairs], [each.gained for each in pairs]))
     spans = paired.intervals(pairs, rules.confidence)
@@ -64,10 +62,11 @@ def _rule(kind: str, rows: list[dict[str, Any]], tested: int, margin: float) -> 
     return Rule(kind, "passed", f"{told}; {worst}." if rows[0]["gain"] < 0 else f"{told}.", numbers)
 
 
-def _classes(test: Shared) -> Iterator[tuple[str, str, Any]]:
-    numbers, names = pd.factorize(test.examples["label"], sort=True)
-    for number, name in enumerate(names):
-        yield "classes", str(name), numbers == number
+def _classes(test: Shared, several: bool) -> Iterator[tuple[str, str, Any]]:
+    known = labelling.of(test.examples["label"].unique(), several)
+    truth = known.truth(labelling.targets(test.examples["label"]))
+    for number, name in enumerate(known.classes):
+        yield "classes", str(name), labelling.has(truth, number)
 
 
 def _slices(test: Shared) -> Iterator[tuple[str, str, Any]]:

@@ -7,9 +7,10 @@ which needs a packaged model folder alone), `pyfunc_model` (the MLflow model as 
 `flows/templates/params.yaml` brings a `params.yaml` with the sections that are other for it.
 
 Everything in a problem's `__init__` is light: a function imports its module when it is called. The
-data of all problems become one table, one row an example with one label, and their networks chains
-of layers between which a single tensor passes; head, loss, metrics and baselines are those of
-classification (`tasks.engine`, `tasks.metrics`, `tasks.baselines`).
+data of all problems become one table, one row an example with its label, or with several that are
+one text there (`tasks.labelling`), and their networks chains of layers between which a single
+tensor passes; head, loss, metrics and baselines are those of classification (`tasks.engine`,
+`tasks.metrics`, `tasks.baselines`).
 """
 
 from __future__ import annotations
@@ -184,8 +185,9 @@ class Problem(Protocol):
     def read(self, params: PrepareParams, root: Path) -> pd.DataFrame:
         """The raw examples of `params.data`, a path relative to the project or absolute.
 
-        One row each: `source` (str, for people), `label` (str), `split` (train | validation | test,
-        or missing), `group` (str, or missing), what `store` needs, and `params.columns` after
+        One row each: `source` (str, for people), `label` (str; with `params.label_separator` all
+        that it has, see `tasks.labelling.canonical`), `split` (train | validation | test, or
+        missing), `group` (str, or missing), what `store` needs, and `params.columns` after
         `records.COLUMN`. `attrs["ignored"]`: names of files that were passed over. Raises
         `DataError` when the data is unusable.
         """
@@ -323,7 +325,8 @@ class Predictor(Protocol):
         ...
 
     def predict(self, inputs: Sequence[Any]) -> pd.DataFrame:
-        """One row an input: `label`, `probability`, `error`, and `p_<class>` for each class.
+        """One row an input: `label`, `probability`, `error`, and `p_<class>` for each class, as
+        `tasks.packaged.answers` makes them.
 
         One that cannot be read gets no label, NaN probabilities, and the reason in `error`.
         """

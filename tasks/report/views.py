@@ -59,8 +59,10 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "evaluation": evaluation,
         "bars": bars(evaluation),
         "curves": curves(pd.read_csv(project.train / "history.csv")),
+        "several": evaluation.get("several", False),
         "matrix": matrix(evaluation),
         "confusions": confusions(evaluation),
+        "decisions": decisions(evaluation),
         "classes": by_difficulty(evaluation),
         "reliability": reliability(evaluation),
         "mistakes": mistakes(project, params),
@@ -182,6 +184,19 @@ def confusions(evaluation: Values, most: int = 8) -> list[Values]:
         {"one": names[i], "other": names[j], "examples": n, "share": n / total}
         for (i, j), n in ranked[:most]
     ]
+
+
+def decisions(evaluation: Values) -> list[Values]:
+    """Of several labels, how often each was found, missed and wrongly said; the most wrong first.
+
+    In place of a confusion matrix: no label is said instead of another one.
+    """
+    rows = []
+    for score in evaluation["per_class"] if evaluation.get("several") else []:
+        found = round(score["recall"]["value"] * score["support"]) if score["recall"] else 0
+        missed, wrong = score["support"] - found, score["predicted"] - found
+        rows.append({"name": score["name"], "found": found, "missed": missed, "wrong": wrong})
+    return sorted(rows, key=lambda row: -(row["missed"] + row["wrong"]))
 
 
 def by_difficulty(evaluation: Values) -> list[Values]:
@@ -366,8 +381,9 @@ def labels(curve: Values | None) -> Values | None:
 def data(summary: DataSummary) -> Values:
     """The data's state: examples by class and split, what was set aside, and facts."""
     rows: list[Values] = []
+    own = {split: summary.examples_of(split) for split in SPLITS if split in summary.counts}
     for name in summary.classes:
-        counts = [summary.counts.get(split, {}).get(name, 0) for split in SPLITS]
+        counts = [own.get(split, {}).get(name, 0) for split in SPLITS]
         rows.append({"name": name, "counts": counts, "total": sum(counts)})
     most = max(sum(row["counts"]) for row in rows)
     totals = [sum(summary.counts.get(split, {}).values()) for split in SPLITS]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tasks.records import Project
 from tests import small_project
 from tests.flows.conftest import thawline
 from tests.small_project import here
+from tests.tasks.problems import kinds
 
 
 def test_a_sound_project_passes(project: Project) -> None:
@@ -85,6 +87,22 @@ def test_data_is_judged_without_a_project(tmp_path: Path) -> None:
     assert found["copies"]["found"].startswith("1: ")
     assert found["leaks"]["verdict"] == "ok"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted({data.name, _.name})
+
+
+def test_data_of_several_labels_is_judged_by_its_separator(tmp_path: Path) -> None:
+    data = tmp_path / kinds.KINDS["texts of several labels"].draw(tmp_path)
+    ask = ("doctor", "--problem", "text_classification", "--data", str(data), "--json")
+    done = thawline(tmp_path, *ask, "--label-separator", ";")
+    assert done.returncode == 0, done.stderr
+    found = {f["what"]: f for f in json.loads(done.stdout)["findings"]}
+    assert found["data"]["found"].startswith("3 labels, several an example; ")
+    (wrong,) = json.loads(thawline(tmp_path, *ask, "--label-separator", "|").stdout)["findings"]
+    assert "no example has two labels; ';' stands in" in wrong["found"]
+    folder = tmp_path / "made"
+    made = thawline(tmp_path, "new", str(folder), *ask[1:-1], "--label-separator", ";")
+    assert "121 examples of 3 labels, several each, to be split" in made.stdout
+    text = (folder / "params.yaml").read_text()
+    assert re.search(r"label_separator: '?;'? +# what stands between several labels", text)
 
 
 def test_data_that_cannot_be_used_fails_in_one_sentence(tmp_path: Path) -> None:

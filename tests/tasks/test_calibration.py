@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import log_loss
 
-from tasks import calibration
+from tasks import calibration, labelling
 from tasks.metrics import Bootstrap
 
 
@@ -37,7 +37,7 @@ def test_bins_are_closed_above() -> None:
 
 def test_softmax_is_that_of_scipy() -> None:
     logits = np.array([[1000.0, 999.0, 0.0], [-5.0, 0.0, 5.0]])
-    found = calibration.softmax(logits, 2.0)
+    found = labelling.softmax(logits, 2.0)
     assert np.allclose(found, scipy_softmax(logits / 2, axis=1), rtol=1e-12)
 
 
@@ -51,8 +51,8 @@ def test_the_temperature_mends_the_calibration_error() -> None:
     logits, labels = sample(temperature=3.0)
     bootstrap = Bootstrap(np.arange(len(labels)), 200)
     fitted = calibration.fit_temperature(logits[:2000], labels[:2000])
-    before = calibration.calibration(calibration.softmax(logits), labels, bootstrap)
-    after = calibration.calibration(calibration.softmax(logits, fitted), labels, bootstrap)
+    before = calibration.calibration(labelling.softmax(logits), labels, bootstrap)
+    after = calibration.calibration(labelling.softmax(logits, fitted), labels, bootstrap)
     assert before["ece"].low > 0.1 > 0.05 > after["ece"].value
     assert after["nll"].high < before["nll"].low
 

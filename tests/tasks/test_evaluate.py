@@ -26,10 +26,12 @@ from tasks import (
     evidence,
     files,
     freeze,
+    labelling,
     select,
     tune,
 )
 from tasks.errors import DataError
+from tasks.labelling import Labelling
 from tasks.metrics import Bootstrap, Comparison, Interval
 from tasks.params import HeadParams, Params, TrainParams
 from tasks.problems import image_classification as problem
@@ -128,7 +130,7 @@ def test_predictions_are_those_of_the_trained_model(
     validation, targets = reference_logits(project, "validation")
     temperature = calibration.fit_temperature(validation, targets)
     assert evaluation["temperature"] == pytest.approx(temperature, rel=1e-3)
-    expected = calibration.softmax(reference_logits(project, "test")[0], temperature)
+    expected = labelling.softmax(reference_logits(project, "test")[0], temperature)
     found = predictions[["p_0", "p_1", "p_2"]].to_numpy()
     assert np.allclose(found, expected, atol=1e-4)
     assert np.allclose(predictions["probability"], found.max(axis=1))
@@ -216,7 +218,7 @@ def test_no_test_examples_is_one_clear_sentence(tmp_path: Path) -> None:
 
 
 def test_majority_is_counted_on_the_training_labels() -> None:
-    found = baselines.majority(np.array([2, 1, 2]), ["a", "b", "c"], examples=4)
+    found = baselines.majority(np.array([2, 1, 2]), Labelling(["a", "b", "c"]), examples=4)
     assert list(found.predicted) == [2, 2, 2, 2]
     assert found.title == "Always answering “c”"
 
@@ -268,7 +270,7 @@ def test_the_record_of_the_evidence_adds_up() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 90)
     after = generator.dirichlet([1, 1, 1], 90)
-    baseline = baselines.majority(labels, ["a", "b", "c"], 90)
+    baseline = baselines.majority(labels, Labelling(["a", "b", "c"]), 90)
     found = evidence.judge(
         labels,
         {"before": after, "after": after},

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tasks import onnx_file
+from tasks import onnx_file, packaged
+from tasks.engine import labels
 from tasks.problems.image_classification import inputs
 from tasks.problems.image_classification.image_store import ImageStore
 from tasks.problems.image_classification.predictor import BATCH, Predictor
@@ -48,12 +49,13 @@ class Whole(nn.Module):
         self.model = predictor.model
         self.view: dict[str, Any] = predictor.record["inputs"]
         self.temperature: float = predictor.record["temperature"]
+        self.several = packaged.several(predictor.record)
 
     def forward(self, pixels: Tensor) -> Tensor:
         normal = inputs.normalised(pixels, self.view["mean"], self.view["std"])
         views = inputs.test_views(normal, self.view.get("test_time", "none"))
         logits = torch.stack([self.model(view) for view in views]).mean(0)
-        return (logits / self.temperature).softmax(1)
+        return labels.probabilities(logits / self.temperature, self.several)
 
 
 def write(predictor: Predictor, path: Path) -> None:
@@ -77,4 +79,5 @@ def check(predictor: Predictor, path: Path, pixels: Tensor, threads: int) -> dic
         batches,
         threads,
         "images",
+        packaged.several(predictor.record),
     )

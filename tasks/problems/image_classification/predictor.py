@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tasks import packaged
+from tasks.engine import labels
 from tasks.engine.fold import folded
 from tasks.engine.multi_layer import MultiLayer
 from tasks.problems.image_classification import architectures, heads
@@ -74,7 +75,7 @@ class Predictor:
                     errors[row] = str(error)
             if rows:
                 probabilities[rows] = self.probabilities(torch.stack(prepared))
-        return packaged.answers(self.classes, probabilities, errors)
+        return packaged.answers(self.record, probabilities, errors)
 
     def pixels(self, image: Image) -> torch.Tensor:
         """uint8 [3, side, side], by the same steps as in training's plain view."""
@@ -94,7 +95,8 @@ class Predictor:
             seen = views.test_views(normal, view.get("test_time", "none"))
             outputs = torch.stack([self.model(each) for each in seen]).mean(0)
             logits = outputs.double() / self.record["temperature"]
-            shares: npt.NDArray[np.float64] = logits.softmax(dim=1).cpu().numpy()
+            said = labels.probabilities(logits, packaged.several(self.record))
+            shares: npt.NDArray[np.float64] = said.cpu().numpy()
         return shares
 
 

@@ -28,7 +28,7 @@ def read(params: ImagePrepare, root: Path) -> pd.DataFrame:
     if path.is_dir():
         if params.columns:
             raise DataError(f"prepare.columns needs a manifest, and {params.data} is a folder")
-        frame = class_folders.read(path, SUFFIXES, "images")
+        frame = class_folders.read(path, SUFFIXES, "images", params.label_separator)
         frame["row"] = -1
     elif path.is_file() and path.suffix.lower() in TABLES:
         frame = tables.read(path, params, root)
@@ -36,7 +36,7 @@ def read(params: ImagePrepare, root: Path) -> pd.DataFrame:
         raise DataError(f"{params.data} is neither a folder nor a {', '.join(TABLES)} file")
     else:
         raise DataError(raw_examples.missing(path, params.data))
-    return raw_examples.checked(frame, params.data, "images")
+    return raw_examples.checked(frame, params.data, "images", params.label_separator)
 
 
 def contents(frame: pd.DataFrame) -> Iterator[bytes | Path]:

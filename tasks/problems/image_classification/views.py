@@ -130,8 +130,9 @@ def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> ImageE
 
 
 def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
-    """Write `preview.png`, a row for each of up to 20 classes with the plain image and its
-    augmented views, and `preview.json`, the names of its `rows` and `columns`."""
+    """Write `preview.png`, a row for each of up to 20 classes, or combinations of several labels,
+    with the plain image and its augmented views, and `preview.json`, the names of its `rows` and
+    `columns`."""
     from tasks import files
     from tasks.problems.image_classification import pictures
     from tasks.records import DataSummary
@@ -145,9 +146,9 @@ def preview(project: Project, policy: ViewPolicy, folder: Path) -> None:
     columns = [shown.pixels(rows, number) for number in views]
     images = torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).numpy()
     pictures.grid(images, folder / "preview.png")
-    classes = DataSummary.read(project.summary).classes
+    labels = DataSummary.read(project.summary).labelling.names
     names = {
-        "rows": [classes[target] for target in firsts["target"]],
+        "rows": [labels[target] for target in firsts["target"]],
         "columns": [f"view {number}" if number else "plain" for number in views],
     }
     files.write_json(folder / "preview.json", names)

@@ -1,4 +1,5 @@
-"""Text classification: one label a text. What each member is for: see `tasks.problems.Problem`.
+"""Text classification: one label a text, or several. What each member is for: see
+`tasks.problems.Problem`.
 
 Each function imports its module when it is called, so that looking a problem up stays cheap. No
 module here may share a name with a function: importing it would put it in the function's place.

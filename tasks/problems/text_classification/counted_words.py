@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks import labelling
 from tasks.baselines import Baseline
-from tasks.metrics import Ints
+from tasks.labelling import Ints, Labelling, Labels
+from tasks.records import DataSummary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +43,10 @@ TELLING = 10  # words of a class that are told
 
 @dataclass(frozen=True)
 class Texts:
-    """Some texts and their classes."""
+    """Some texts and their labels."""
 
     texts: list[str]
-    targets: Ints  # [n]
+    targets: Labels
 
     def part(self, rows: Sequence[int] | Ints) -> Texts:
         return Texts([self.texts[row] for row in rows], self.targets[list(rows)])
@@ -65,11 +67,11 @@ class Counted:
     units: str  # a key of `UNITS`
     strength: float
     vectorizer: Any
-    model: Any  # sklearn's LogisticRegression
+    model: Any  # sklearn's LogisticRegression, or one a label
     found_in: Ints  # [features]: training texts that have it
 
-    def answers(self, texts: Sequence[str]) -> Ints:
-        """The target of each text: [n]."""
+    def answers(self, texts: Sequence[str]) -> Labels:
+        """What it says of each text."""
         counts = self.vectorizer.transform(texts)
         return np.asarray(self.model.predict(counts), np.int64)
 
@@ -83,9 +85,10 @@ def baselines(project: Project) -> list[Baseline]:
     import pandas as pd
 
     manifest = pd.read_parquet(project.manifest)
+    known_labels = DataSummary.read(project.summary).labelling
     drawn = _drawn(manifest)
     splits = manifest["split"].to_numpy()
-    texts = _read(project, manifest)
+    texts = _read(project, manifest, known_labels)
     train, validation = (
         texts.part(drawn[splits[drawn] == split]) for split in ("train", "validation")
     )
@@ -112,7 +115,7 @@ def baselines(project: Project) -> list[Baseline]:
         "features": len(counted.found_in),
         "validation_accuracy": round(found[units].score[0], 6),
         "readable": readable,
-        "telling": _told(fitted, readable, _classes(manifest)),
+        "telling": _told(fitted, readable, known_labels.classes),
     }
     tested = texts.part(np.flatnonzero(splits == "test"))
     title = f"A linear model of counted {units} (TF-IDF)"
@@ -154,7 +157,7 @@ def fit(known: Texts, units: str, strength: float) -> Counted:
 
 
 def _told(
-    fitted: Callable[[str], Counted], readable: str, classes: dict[int, str]
+    fitted: Callable[[str], Counted], readable: str, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What tells most, in readable units; of a class that has no such words, in characters, as
     where texts are of several languages."""
@@ -165,25 +168,34 @@ def _told(
     return [one if one["units"] else run for one, run in zip(told, runs, strict=True)]
 
 
-def telling(counted: Counted, classes: dict[int, str]) -> list[dict[str, Any]]:
+def telling(counted: Counted, classes: Sequence[str]) -> list[dict[str, Any]]:
     """`label` and `units`: what speaks most for each class, the strongest first.
 
     What stands in one training text alone tells nothing of others; of units that contain each
     other, such as `good` and `very good`, the stronger one is told.
     """
     names = counted.vectorizer.get_feature_names_out()
-    weights = counted.model.coef_
-    if len(weights) == 1:  # of two classes, the weights for the second
-        weights = np.concatenate([-weights, weights])
     common = counted.found_in > 1
     edge, least = (" ", 1) if counted.units == "words" else ("", 2)  # of characters, a pair
     told = []
-    for target, own in zip(counted.model.classes_, weights, strict=True):
+    for target, own in zip(
+        counted.model.classes_, _weights(counted.model, len(names)), strict=True
+    ):
         ranked = np.argsort(-own, kind="stable")
         strongest = (names[i].strip() for i in ranked if own[i] > 0 and common[i])
         long = (name for name in strongest if len(name) >= least)
         told.append({"label": classes[int(target)], "units": _apart(long, edge)})
     return told
+
+
+def _weights(model: Any, features: int) -> Any:
+    """What each unit counts for each class: [classes, features]."""
+    if not hasattr(model, "coef_"):  # a model a label; of one that all or no texts have, nothing
+        none = np.zeros((1, features))
+        return np.concatenate([getattr(each, "coef_", none) for each in model.estimators_])
+    weights = model.coef_
+    # Of two classes, they are the weights for the second.
+    return np.concatenate([-weights, weights]) if len(weights) == 1 else weights
 
 
 def _apart(names: Iterator[str], edge: str) -> list[str]:
@@ -208,6 +220,7 @@ def _stronger(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
 
     rare = 2 if len(known.texts) >= RARE_FROM else 1
     vectorizer = TfidfVectorizer(
@@ -220,33 +233,41 @@ def _stronger(
             raise
         return
     found_in = np.asarray(counts.getnnz(axis=0), np.int64)
-    model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
+    linear = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
+    several = known.targets.ndim == 2
     for strength in strengths:
+        model = OneVsRestClassifier(linear) if several else linear
+        linear.set_params(C=strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # close enough for a baseline
-            model.set_params(C=strength).fit(counts, known.targets)
+            warnings.filterwarnings("ignore", "Label .* is present in all")  # or not in any
+            model.fit(counts, known.targets)
         yield Counted(units, strength, vectorizer, model, found_in)
 
 
 def _score(counted: Counted, validation: Texts) -> tuple[float, float]:
     """Accuracy, and the mean log-likelihood."""
     shares = counted.model.predict_proba(counted.vectorizer.transform(validation.texts))
+    if validation.targets.ndim == 2:
+        right = labelling.right(validation.targets, labelling.answers(shares, several=True))
+        likely = labelling.log_likelihood(shares, validation.targets, 1e-12)
+        return float(right.mean()), float(likely.mean())
     said = counted.model.classes_[shares.argmax(1)]
     place = {int(target): column for column, target in enumerate(counted.model.classes_)}
-    likely = [
+    true = [
         shares[row, place[int(target)]] if int(target) in place else 0.0
         for row, target in enumerate(validation.targets)
     ]
-    right = float((said == validation.targets).mean())
-    return right, float(np.log(np.maximum(likely, 1e-12)).mean())
+    accuracy = float((said == validation.targets).mean())
+    return accuracy, float(np.log(np.maximum(true, 1e-12)).mean())
 
 
-def _read(project: Project, manifest: pd.DataFrame) -> Texts:
+def _read(project: Project, manifest: pd.DataFrame, known: Labelling) -> Texts:
     from tasks.problems.text_classification.text_store import TextStore
 
     store = TextStore(project.prepared, manifest)
     texts = [store.text(row)[:READ] for row in range(len(manifest))]
-    return Texts(texts, manifest["target"].to_numpy(np.int64))
+    return Texts(texts, known.truth(manifest["target"].to_numpy(np.int64)))
 
 
 def _drawn(manifest: pd.DataFrame) -> Ints:
@@ -263,8 +284,3 @@ def _within(texts: Texts, characters: int) -> Texts:
     sizes = np.cumsum([len(text) for text in texts.texts])
     most = max(2, int(np.searchsorted(sizes, characters, side="right")))
     return texts.part(range(min(most, len(texts.texts))))
-
-
-def _classes(manifest: pd.DataFrame) -> dict[int, str]:
-    known = manifest.drop_duplicates("target")
-    return {int(t): str(n) for t, n in zip(known["target"], known["label"], strict=True)}

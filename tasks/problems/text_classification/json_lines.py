@@ -16,14 +16,16 @@ KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"
 
 
 def read(
-    path: Path, names: Collection[str], text_column: str, encoding: str, otherwise: str
+    path: Path, names: Collection[str], own: tuple[str, str], encoding: str, otherwise: str
 ) -> pd.DataFrame:
     """Some keys of each line's object as columns, numbered by lines; empty lines are passed over.
 
-    A key that is not there, and null, is missing. The text may be anything, other values are texts
-    or numbers. Raises `DataError` with the line for another one, and as `tables.check_text`.
+    A key that is not there, and null, is missing. `own`: the columns of the text, which may be
+    anything, and of the label, which may be a list; other values are texts or numbers. Raises
+    `DataError` with the line for another one, and as `tables.check_text`.
     """
     tables.check_text(path, encoding, otherwise)
+    text_column, label_column = own
     every: dict[str, None] = {}  # as a set that keeps the order
     cells: dict[str, list[Any]] = {name: [] for name in names}
     lines: list[int] = []
@@ -33,7 +35,8 @@ def read(
         for name, values in cells.items():
             value = found.get(name)
             if name != text_column:
-                _refuse_odd(value, f"{path.name}, line {number}: {name!r}")
+                odd = dict if name == label_column else (dict, list)
+                _refuse_odd(value, odd, f"{path.name}, line {number}: {name!r}")
             values.append(value)
     index = pd.Index(lines, name="line")
     columns = {
@@ -75,11 +78,11 @@ def _objects(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, found
 
 
-def _refuse_odd(value: Any, what: str) -> None:
-    if isinstance(value, dict | list):
+def _refuse_odd(value: Any, odd: Any, what: str) -> None:
+    if isinstance(value, odd):
         raise DataError(f"{what} is {kind(value)}, not a text or a number")
-    if isinstance(value, str):
+    for text in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
         try:
-            value.encode("utf-8")
+            str(text).encode("utf-8")
         except UnicodeEncodeError:
             raise DataError(f"{what} has half a surrogate pair, which is no character") from None

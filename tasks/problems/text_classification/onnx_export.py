@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tasks import onnx_file
+from tasks import onnx_file, packaged
+from tasks.engine import labels
 from tasks.engine.lengths import batches
 from tasks.problems.text_classification.predictor import BATCH, Predictor
 from tasks.problems.text_classification.text_store import TextStore
@@ -48,6 +49,7 @@ def add(folder: Path, project: Project, threads: int) -> dict[str, Any]:
         [batch.numpy() for batch in padded],
         threads,
         "texts",
+        packaged.several(predictor.record),
     )
 
 
@@ -58,9 +60,10 @@ class Whole(nn.Module):
         super().__init__()
         self.model = predictor.model
         self.temperature: float = predictor.record["temperature"]
+        self.several = packaged.several(predictor.record)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return (self.model(ids) / self.temperature).softmax(1)
+        return labels.probabilities(self.model(ids) / self.temperature, self.several)
 
 
 def write(predictor: Predictor, path: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tasks import packaged
+from tasks.engine import labels
 from tasks.engine.lengths import Ragged, batches
 from tasks.engine.multi_layer import MultiLayer
 from tasks.problems.text_classification import encoders, tokens
@@ -68,7 +69,7 @@ class Predictor:
             ids = self.tokens([inputs[int(row)] for row in rows])
             for chosen in batches(len(rows), BATCH, ids.lengths):
                 shares[rows[chosen]] = self.probabilities(ids.take(chosen, self.padding).long())
-        return packaged.answers(self.classes, shares, errors)
+        return packaged.answers(self.record, shares, errors)
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
         """The token ids of texts, by the same steps as in training's plain view."""
@@ -81,7 +82,8 @@ class Predictor:
         """Token ids [n, t] → [n, classes], temperature applied."""
         with torch.inference_mode():
             logits = self.model(ids.to(self.device)).double() / self.record["temperature"]
-            shares: npt.NDArray[np.float64] = logits.softmax(dim=1).cpu().numpy()
+            said = labels.probabilities(logits, packaged.several(self.record))
+            shares: npt.NDArray[np.float64] = said.cpu().numpy()
         return shares
 
     def _refused(self, text: Any) -> str | None:

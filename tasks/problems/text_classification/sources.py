@@ -39,14 +39,15 @@ def read(params: TextPrepare, root: Path) -> pd.DataFrame:
         raise DataError(f"{params.data} is neither a folder nor a {', '.join(TABLES)} file")
     else:
         raise DataError(raw_examples.missing(path, params.data))
-    return raw_examples.checked(frame, params.data, "texts")
+    return raw_examples.checked(frame, params.data, "texts", params.label_separator)
 
 
 def table(path: Path, params: TextPrepare) -> pd.DataFrame:
     """The cells of a table that are asked for; its index numbers rows or lines, see `tables`."""
     suffix, names = path.suffix.lower(), _names(params)
     if suffix in JSON_LINES:
-        return json_lines.read(path, names, params.text_column, params.encoding, OTHERWISE)
+        own = (params.text_column, params.label_column)
+        return json_lines.read(path, names, own, params.encoding, OTHERWISE)
     if suffix == ".parquet":
         return tables.read_parquet(path, names, params.label_column)
     return tables.read_csv(path, params.encoding, OTHERWISE)
@@ -121,7 +122,7 @@ def _read_saved(path: Path, params: TextPrepare) -> pd.DataFrame:
 def _read_folder(path: Path, params: TextPrepare) -> pd.DataFrame:
     if params.columns:
         raise DataError(f"prepare.columns needs a table, and {params.data} is a folder")
-    frame = class_folders.read(path, FILES, "texts")
+    frame = class_folders.read(path, FILES, "texts", params.label_separator)
     found = [text_of(Path(file), params) for file in frame.pop("file")]
     own: Any = pd.DataFrame(found, columns=["text", REASON], dtype=object)
     return frame.assign(text=own["text"], **{REASON: own[REASON]})

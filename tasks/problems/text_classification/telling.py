@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tasks import packaged
 from tasks.problems import Views
 from tasks.records import ViewPolicy
 
@@ -29,7 +30,8 @@ def usage(record: Mapping[str, Any]) -> tuple[str, str]:
     several layers has no short way, nor has a text that loses its middle."""
     cut = record["inputs"]["truncate"] != "head"
     long = cut or record["head"]["hidden"] or "reading" in record
-    return '["a text of your own"]', "" if long else PLAIN
+    plain = PLAIN.replace(*OF_ONE_LABEL) if packaged.several(record) else PLAIN
+    return '["a text of your own"]', "" if long else plain
 
 
 PLAIN = """\
@@ -60,3 +62,14 @@ print(record["classes"][probabilities.argmax()], probabilities.max().item())
 ```
 
 """
+
+OF_ONE_LABEL = (
+    """\
+probabilities = (logits / record["temperature"]).softmax(1)[0]
+print(record["classes"][probabilities.argmax()], probabilities.max().item())
+""",
+    """\
+probabilities = (logits / record["temperature"]).sigmoid()[0]
+print([name for name, p in zip(record["classes"], probabilities) if p > 0.5])
+""",
+)  # and its place where there may be several

@@ -1,6 +1,6 @@
 """Data of each kind of problem, small and real: what the contract is tried with.
 
-A new problem adds its own to `KINDS`.
+A new problem adds its own to `KINDS`, under its name; other data of it, under a name of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Kind:
     backbone: str
     unreadable: Any  # what its predictor cannot read
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problem: str = ""  # where it is not the name in `KINDS`
 
     def params(self, problem: str, data: str) -> Params:
         shared: dict[str, dict[str, Any]] = {
@@ -62,38 +63,33 @@ def _pictures(folder: Path) -> list[Path]:
     return [folder]
 
 
+OWN_WORDS = {"praise": "good fine great", "抱怨": "退货 太差 bad", "question": "how when where"}
+COMMON_WORDS = "this the film order it was is we you and then so with for on at of to"
+
+
+def _text(random: np.random.Generator, *labels: str) -> str:
+    """Words by chance, and for each label some that no other label has."""
+    chosen = [*random.choice(COMMON_WORDS.split(), random.integers(3, 16))]
+    for label in labels:
+        chosen += [*random.choice(OWN_WORDS[label].split(), 3)]
+    return " ".join(random.permutation(chosen))
+
+
 def _texts(folder: Path) -> str:
-    """Texts of words by chance, some of which only one class has."""
     random = np.random.default_rng(0)
-    own = {"praise": "good fine great", "抱怨": "退货 太差 bad", "question": "how when where"}
-    common = [
-        "this",
-        "the",
-        "film",
-        "order",
-        "it",
-        "was",
-        "is",
-        "we",
-        "you",
-        "and",
-        "then",
-        "so",
-        "with",
-        "for",
-        "on",
-        "at",
-        "of",
-        "to",
-    ]
+    rows = [(_text(random, label), label) for label in OWN_WORDS for _ in range(24)]
+    rows.append(("", "praise"))
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "texts.csv", index=False)
+    return "texts.csv"
+
+
+def _texts_of_several(folder: Path) -> str:
+    """Each label as often as not, whatever the others: eight combinations, one of none."""
+    random = np.random.default_rng(0)
     rows = []
-    for label, words in own.items():
-        for _ in range(24):
-            chosen = [
-                *random.choice(common, random.integers(3, 16)),
-                *random.choice(words.split(), 3),
-            ]
-            rows.append((" ".join(random.permutation(chosen)), label))
+    for _ in range(120):
+        labels = [label for label in OWN_WORDS if random.random() < 0.5]
+        rows.append((_text(random, *labels), "; ".join(random.permutation(labels))))
     rows.append(("", "praise"))
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "texts.csv", index=False)
     return "texts.csv"
@@ -122,16 +118,20 @@ def _measured(folder: Path) -> list[Path]:
     return [folder / "new.csv"]
 
 
+TEXT_VIEWS = {"policy": "token_dropout", "views": 2, "max_tokens": 32}
+
 KINDS = {
     "image_classification": Kind(
         _images, _pictures, "mobilenet_v2", "no such file", {"augment": {"image_size": 64}}
     ),
     "signal_classification": Kind(_signals, _measured, "mlp_small", "no numbers"),
-    "text_classification": Kind(
-        _texts,
+    "text_classification": Kind(_texts, _asked, "minilm_l6", "", {"augment": TEXT_VIEWS}),
+    "texts of several labels": Kind(
+        _texts_of_several,
         _asked,
         "minilm_l6",
         "",
-        {"augment": {"policy": "token_dropout", "views": 2, "max_tokens": 32}},
+        {"augment": TEXT_VIEWS, "prepare": {"label_separator": ";"}},
+        "text_classification",
     ),
 }

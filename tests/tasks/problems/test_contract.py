@@ -20,7 +20,6 @@ import pandas as pd
 import pytest
 import torch
 from markupsafe import escape
-from torch import nn
 
 import tasks.problems
 from tasks import (
@@ -43,6 +42,7 @@ from tasks import (
     tune,
 )
 from tasks import inspect as inspect_stage
+from tasks.engine import labels
 from tasks.engine.split import HEAD, chain
 from tasks.errors import DataError, ThawlineError
 from tasks.params import AugmentParams, HeadParams, Params, PrepareParams, key_paths, replace
@@ -76,12 +76,14 @@ class Case:
 
 
 def test_each_problem_has_data_to_be_tried_with() -> None:
-    assert set(KINDS) == set(problems.names())  # a new one adds its kind to `kinds.py`
+    named = {kind.problem or name for name, kind in KINDS.items()}
+    assert named == set(problems.names())  # a new one adds its kind to `kinds.py`
 
 
 @pytest.fixture(scope="module", params=[*KINDS])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    name, kind = request.param, KINDS[request.param]
+    kind = KINDS[request.param]
+    name = kind.problem or request.param
     project = trained_project.with_store(tmp_path_factory.mktemp(name) / "project")
     params = kind.params(name, kind.draw(project.root))
     prepare.run(project, params)
@@ -245,8 +247,9 @@ def test_head_targets_and_loss_fit_together(case: Case, hidden: list[int]) -> No
     rows = np.arange(4)
     logits = model.train()(examples.batch(rows, 1))
     assert logits.shape == (4, classes)
-    targets = torch.from_numpy(case.manifest["target"].to_numpy(np.int64)[rows])
-    loss = nn.functional.cross_entropy(logits, targets)
+    known = DataSummary.read(case.project.summary).labelling
+    targets = labels.tensor(known.truth(case.manifest["target"].to_numpy(np.int64)[rows]))
+    loss = labels.loss(logits, targets)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in model.get_submodule(path).parameters())
@@ -282,6 +285,23 @@ def test_a_file_that_was_changed_is_refused(case: Case, tmp_path: Path) -> None:
 def test_it_has_learned_something(case: Case) -> None:
     metrics = files.read_json(case.project.reports / "metrics.json")
     assert metrics["test.accuracy"] > metrics["baseline.majority.accuracy"]
+
+
+def test_one_label_and_several_are_judged_and_told_each_in_their_way(case: Case) -> None:
+    several = bool(case.params.prepare.label_separator)
+    metrics = files.read_json(case.project.reports / "metrics.json")
+    assert ("test.micro_f1" in metrics) == ("baseline.majority.micro_f1" in metrics) == several
+    page = (case.project.reports / "report.html").read_text()
+    assert ('aria-label="Confusion matrix"' in page) == ("<h2>Per class</h2>" in page) != several
+    assert ("Wrongly said" in page) == ("<h2>Per label</h2>" in page) == several
+    card = (case.project.models / "README.md").read_text()
+    assert ("It gives one of these labels" in card) == ("single decisions" not in card) != several
+    record = files.read_json(case.project.models / "model.json")
+    assert ("several_labels" in record) == packaged.several(record) == several
+    if several:
+        assert metrics["test.accuracy"] > metrics["baseline.majority.accuracy"] + 0.3
+        said = pd.read_parquet(case.project.evaluate / "predictions.parquet")
+        assert set(said["predicted"]) > {"(none)", "praise | 抱怨"}
 
 
 def test_a_training_can_start_from_the_packaged_model(case: Case) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.problems.text_classification.text_store import TextStore
-from tasks.records import Project
+from tasks.records import SPLITS, DataSummary, Project
 
 FILE = "texts.bin"
 Example = tuple[str, str]  # text, label
@@ -127,6 +127,18 @@ def project(
             "characters": [len(text) for text in texts],
         }
     ).to_parquet(project.manifest)
+    DataSummary(
+        problem="text_classification",
+        classes=names,
+        counts={split: dict.fromkeys(names, 1) for split in SPLITS},
+        digest="d" * 64,
+        unreadable=[],
+        exact_duplicates=[],
+        near_duplicate_groups=0,
+        near_duplicate_examples=0,
+        conflicts=[],
+        given_splits=[],
+    ).write(project.summary)
     manifest = pd.read_parquet(project.manifest)
     assert TextStore(project.prepared, manifest).text(1) == texts[1]
     return project

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks import files, package
+from tasks import files, labelling, package
 from tasks.params import HeadParams
 from tasks.problems.text_classification import encoders
 from tasks.problems.text_classification.encoders import Encoder
@@ -23,7 +25,7 @@ from tests.tasks.text_classification.small_encoder import CONFIG, WORDS, tokeniz
 torch.set_num_threads(1)
 
 
-def packaged(folder: Path, hidden: list[int]) -> dict[str, object]:
+def packaged(folder: Path, hidden: list[int], **more: object) -> dict[str, object]:
     folder.mkdir()
     torch.manual_seed(0)
     head = HeadParams(hidden=hidden)
@@ -39,6 +41,7 @@ def packaged(folder: Path, hidden: list[int]) -> dict[str, object]:
         "inputs": {"max_tokens": 8, "truncate": "head", "max_characters": 100},
         "temperature": 1.7,
         "files": {"tokenizer.json": files.sha256_file(folder / "tokenizer.json")},
+        **more,
     }
     files.write_json(folder / "model.json", record)
     files.write_json(folder / "digests.json", package.digests(folder))
@@ -60,6 +63,28 @@ def test_the_cards_lines_give_what_the_predictor_gives(
         [answer] = Predictor("models").predict([given]).to_dict("records")
         assert label == answer["label"]
         assert float(probability) == pytest.approx(answer["probability"], abs=1e-6)
+
+
+def test_of_several_labels_they_give_all_that_are_likelier_than_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = packaged(tmp_path / "models", [], several_labels=True)
+    asked, plain = usage(record)
+    [code] = re.findall(r"```python\n(.*?)```", plain, re.DOTALL)
+    [text] = json.loads(asked)
+    monkeypatch.chdir(tmp_path)
+    seen = set()
+    for given in (text, *WORDS[5:]):
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            exec(code.replace(text, given), {})
+        [answer] = Predictor("models").predict([given]).to_dict("records")
+        shares = {name: answer[f"p_{name}"] for name in record["classes"]}
+        assert labelling.joined(ast.literal_eval(told.getvalue())) == answer["label"]
+        assert answer["label"] == labelling.joined(n for n, p in shares.items() if p > 0.5)
+        certain = [max(p, 1 - p) for p in shares.values()]
+        assert answer["probability"] == pytest.approx(math.prod(certain))
+        seen.add(round(sum(shares.values()), 6))
+    assert len(seen) > 1  # probabilities of their own, which make no sum
 
 
 def test_a_head_of_several_layers_has_no_short_way(tmp_path: Path) -> None:

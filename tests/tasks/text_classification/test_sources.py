@@ -215,8 +215,9 @@ def test_folders_without_classes_are_refused(tmp_path):
 # --- data sets saved to disk ---------------------------------------------------------------------
 
 
-def saved(folder: Path, *pieces: list[tuple[str, int]]) -> None:
-    """What `datasets` 5 writes for a text and a class, one file for each of the pieces."""
+def saved(folder: Path, *pieces: list[tuple[str, Any]], several: bool = False) -> None:
+    """What `datasets` 5 writes for a text and a class, one file for each of the pieces; for
+    `several` classes, lists of their numbers."""
     folder.mkdir(parents=True)
     names = [f"data-{n:05}-of-{len(pieces):05}.arrow" for n in range(len(pieces))]
     for name, rows in zip(names, pieces, strict=True):
@@ -224,9 +225,10 @@ def saved(folder: Path, *pieces: list[tuple[str, int]]) -> None:
         path = str(folder / name)
         with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(table)
+    named: dict[str, Any] = {"names": ["neg", "pos"], "_type": "ClassLabel"}
     features = {
         "text": {"dtype": "string", "_type": "Value"},
-        "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
+        "label": {"feature": named, "_type": "List"} if several else named,
     }
     (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
     listed = [{"filename": name} for name in names]

@@ -40,7 +40,7 @@ class Predictor:
             with torch.inference_mode():
                 logits = self.model(torch.from_numpy(signal)[None])[0].double()
             shares[row] = (logits / self.record["temperature"]).softmax(0).numpy()
-        return packaged.answers(self.record["classes"], shares, errors)
+        return packaged.answers(self.record, shares, errors)
 
 
 def describe(project: Project, params: Params, backbone: str) -> dict[str, Any]:
