@@ -29,7 +29,7 @@ from tasks.problems import Problem, Words
 from tasks.records import SPLITS, DataSummary, Project
 
 SMALL = 5_000  # examples up to which `choose_salt` looks at the data
-CANDIDATES = 40  # working salts that are tried at least
+CANDIDATES, ENOUGH = 40, 400  # working salts that are tried at least, and at most
 LOOKED_AT = 40_000  # examples that `choose_salt` divides in all, if that is more
 M_MMAP_THRESHOLD, LARGE = -3, 128 << 10  # of glibc's malloc.h; bytes, its first setting
 NAMED = 5  # files that an error names
@@ -90,7 +90,7 @@ def choose_salt(project: Project, frame: pd.DataFrame, params: Params) -> int:
     several = bool(params.prepare.label_separator)
     _refuse_small_classes(data.frame, draw, problem.WORDS, several)
     labels, best = data.frame["label"], (float("inf"), draw.salt)
-    number = max(CANDIDATES, LOOKED_AT // len(labels))
+    number = min(ENOUGH, max(CANDIDATES, LOOKED_AT // len(labels)))
     for candidate in islice(partition.working_salts(data.frame, draw, several), number):
         division = partition.divide(data.frame, data.near, candidate)
         if not partition.short_of_examples(labels, division, candidate, several):

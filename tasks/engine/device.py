@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tasks.engine.lengths import Values
 from tasks.errors import ThawlineError
@@ -34,6 +36,17 @@ class Compute:
         """The context for forward passes."""
         mixed = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """The context for forward passes whose gradients will be asked for.
+
+        On a CPU the fused attention takes ten times as long for them in bfloat16 as its plain
+        steps do (docs/decisions/0033-attention-in-plain-steps.md).
+        """
+        plain = self.device.type == "cpu" and self.dtype != torch.float32
+        with self.autocast(), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            yield
 
     def seed(self, seed: int) -> None:
         """Start what dropout and the like draw from here. `torch.manual_seed` would visit every

@@ -224,7 +224,7 @@ class PhaseRun:
         return total
 
     def _loss(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> Tensor:
-        with self.compute.autocast():
+        with self.compute.learning():
             top = self.body(inputs)
             logits = self.head(top)
             now = self.old.head(top) if self.old else None
