@@ -16,7 +16,7 @@ from torch import Tensor
 Ints = npt.NDArray[np.int64]
 
 POOL = 32  # batches of training that are sorted among themselves: enough to pad little …
-POOLS = 2  # … and at least so many times fewer than there are, or each epoch would have the same ones
+POOLS = 2  # … and a part of all at most, or each epoch would have the same ones
 
 
 @dataclass(frozen=True)
