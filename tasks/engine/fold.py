@@ -14,6 +14,7 @@ from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tasks.engine.split import Tracer
@@ -60,19 +61,24 @@ class Clamped(nn.Module):
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
         if not _by_onednn(inputs, dtype):
-            return conv(inputs).clamp_(0, self.most)
+            output: Tensor = conv(inputs)
+            if self.most is None:
+                return functional.relu(output, inplace=True)
+            return functional.hardtanh(output, 0.0, self.most, inplace=True)
         how = ("relu", []) if self.most is None else ("hardtanh", [0.0, self.most])
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             inputs.to(dtype),
             conv.weight.to(dtype),
             None if conv.bias is None else conv.bias.to(dtype),
             *(conv.padding, conv.stride, conv.dilation, conv.groups, *how, ""),
         )
-        return output
+        return fused
 
 
 def _by_onednn(inputs: Tensor, dtype: torch.dtype) -> bool:
     """Whether torch's own convolution would be one of oneDNN, so that the bits are its bits."""
+    if torch.compiler.is_exporting():  # ONNX knows no such operation
+        return False
     if dtype == torch.bfloat16:
         supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return supported

@@ -92,6 +92,15 @@ def test_activations_are_applied_by_convolutions_with_the_same_bits(
         assert torch.equal(compute.forward(made, images), compute.forward(apart, images))
 
 
+def test_what_is_exported_has_no_operation_of_oneDNN() -> None:
+    made = folded(network("mobilenet_v2"))
+    batch = {0: torch.export.Dim("examples")}
+    exported = torch.export.export(made, (IMAGES,), dynamic_shapes=(batch,))
+    called = {str(x.target) for x in exported.graph.nodes if x.op == "call_function"}
+    assert any("hardtanh" in name for name in called)
+    assert not any("mkldnn" in name for name in called)
+
+
 def test_an_activation_that_something_else_reads_stays() -> None:
     class Shared(nn.Module):
         """A ReLU is used twice, and a convolution's output is read twice."""
