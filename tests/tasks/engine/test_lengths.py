@@ -103,7 +103,7 @@ def test_the_batches_of_a_few_examples_differ_from_epoch_to_epoch() -> None:
         return [set(batch) for batch in lengths.alike(order, 32, sizes, generator)]
 
     shared = [max(len(batch & other) for other in epoch(2)) for batch in epoch(1)]
-    assert np.mean(shared) < 16  # of 32
+    assert np.mean(shared) < 20  # of 32; all of them, if a whole epoch were sorted
 
 
 def test_a_typical_example_has_the_mean_length() -> None:
