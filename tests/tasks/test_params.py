@@ -71,8 +71,8 @@ def test_dvc_reads_the_same() -> None:
         ("problm: x\n", "problm: unknown key: did you mean 'problem'"),
         ("train: {epohcs: 3}\n", "train.epohcs: unknown key: did you mean 'epochs'?"),
         (
-            "train: {dropout: 0.1}\n",
-            "train.dropout: unknown key: did you mean 'train.head.dropout'",
+            "train: {hidden: [8]}\n",
+            "train.hidden: unknown key: did you mean 'train.head.hidden'",
         ),
         ("seed: .nan\n", "seed: must be a finite number (it is nan)"),
         ("train: {learning_rate: .inf}\n", "train.learning_rate: must be a finite number"),
