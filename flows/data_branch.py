@@ -15,7 +15,7 @@ from tasks import snapshot
 from tasks.errors import ThawlineError
 from tasks.records import Project
 
-TRIES = 5  # other commits to the same branch at the same time
+TRIES = 50  # other commits to the branch at the same time: where one is refused, another was made
 NOBODY = {"NAME": "Thawline", "EMAIL": "thawline@localhost"}  # where git knows no name
 
 
