@@ -1,8 +1,7 @@
 """The dropout that a pretrained network brings along, such as that of encoders.
 
-Srivastava et al., JMLR 15, 2014. While fine-tuning it is a choice: without it, an encoder's step
-takes a third less on a CPU, where drawing the noise is slow and attention with dropout has no
-fused kernel.
+Srivastava et al., JMLR 15, 2014. While fine-tuning it is a choice: on a CPU, drawing the noise is
+an eighth of an encoder's step (docs/decisions/0034-recipes-for-texts.md).
 """
 
 from __future__ import annotations
