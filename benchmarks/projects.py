@@ -17,7 +17,7 @@ from tasks import files, params_file
 from tasks.records import Project
 
 THAWLINE = [sys.executable, "-m", "flows.cli"]
-FILES = ("params.yaml", "code.yaml", "dvc.yaml")
+FILES = ("params.yaml", "code.yaml", "warm_start.yaml", "dvc.yaml")
 
 
 def environment() -> dict[str, str]:

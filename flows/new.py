@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from flows import start as starts
-from tasks import labelling, params_file, problems, recipes, versions
+from tasks import labelling, params_file, problems, recipes, versions, warm_start
 from tasks.errors import ThawlineError, nearest
 from tasks.params import Params
 from tasks.problems import Problem
@@ -105,6 +105,7 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     _set(root, values)
     _write_dvc_yaml(root, problem, parameters)
     versions.write(root)
+    warm_start.write(root, None)
     fetched = "" if Path(data).is_absolute() else f"/{data}\n"  # the catalogue has it again
     (root / ".gitignore").write_text(GITIGNORE + fetched, encoding="utf-8")
     _start_dvc(root)

@@ -3,6 +3,7 @@ from its remote. The working tree stays as it is."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ class Champion:
     number: int
     backbone: str | None
     hashes: dict[str, str]  # of DVC, by path
+    digest: str | None = None  # of the model
+    params: Params | None = None  # that it was made with; None: of an older schema, or not kept
 
 
 def champion(project: Project, params: Params) -> Champion | None:
@@ -41,13 +44,21 @@ def champion(project: Project, params: Params) -> Champion | None:
         if number is None:
             return None
         version = registry.get(client, name, number)
-        lock = snapshot.fetch(client, version).get(repository.LOCK_FILE, b"")
+        kept = snapshot.fetch(client, version)
+    lock = kept.get(repository.LOCK_FILE, b"")
     tagged = {
         key.removeprefix(runs.DVC): value
         for key, value in version.tags.items()
         if key.startswith(runs.DVC)
     }
-    return Champion(number, version.tags.get("thawline.backbone"), hashes(lock) | tagged)
+    backbone = version.tags.get("thawline.backbone")
+    return Champion(number, backbone, hashes(lock) | tagged, version.digest, _params(kept))
+
+
+def _params(kept: dict[str, bytes]) -> Params | None:
+    with contextlib.suppress(ThawlineError, KeyError):
+        return params_file.check(params_file.parse(kept[params_file.PARAMS_FILE]))
+    return None
 
 
 def data(project: Project, known: Champion) -> Project:

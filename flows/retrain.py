@@ -13,15 +13,16 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from flows import champion, changes, data_branch, notice, repository
+from flows import champion, changes, data_branch, notice, past, repository
 from flows.changes import Advice
 from flows.run import Busy, Wish, held, run
-from tasks import challenge, files, params_file, promotion
+from tasks import challenge, files, params_file, promotion, warm_start
 from tasks.claim import Claim
 from tasks.decision import SKIP
 from tasks.ledger import BEGUN, KEPT, PROMOTION, SKIPPED, WAITING
 from tasks.params import Params
 from tasks.records import DataSummary, Project
+from tasks.warm_start import WarmStart
 
 BY_HAND = "by hand"
 Kind = Literal["skipped", "done before", "kept", "promoted", "waiting"]
@@ -53,9 +54,14 @@ class Retrained:
 
 
 def retrain(
-    project: Project, console: Console, trigger: Trigger | None = None, force: bool = False
+    project: Project,
+    console: Console,
+    trigger: Trigger | None = None,
+    force: bool = False,
+    cold: bool = False,
 ) -> Retrained:
-    """Do all of it; `force`: also where nothing is worth a training.
+    """Do all of it; `force`: also where nothing is worth a training; `cold`: from the pretrained
+    backbone in any case.
 
     Where another run holds the project, it waits or skips, as `retrain.overlap` says. Raises
     `ThawlineError` when the data cannot be used, a stage fails, or MLflow or git refuses.
@@ -64,7 +70,9 @@ def retrain(
     data_branch.check(project, params.retrain.branch)
     try:
         with held(project, console if params.retrain.overlap == "queue" else None):
-            made = _retrained(project, params, console, trigger or Trigger(), force)
+            if cold:
+                warm_start.write(project.root, None)
+            made = _retrained(project, params, console, trigger or Trigger(), force, cold)
     except Busy as error:
         made = Retrained("skipped", f"{error} (retrain.overlap: skip)")
     notice.send(project, params, made)
@@ -72,7 +80,7 @@ def retrain(
 
 
 def _retrained(
-    project: Project, params: Params, console: Console, trigger: Trigger, force: bool
+    project: Project, params: Params, console: Console, trigger: Trigger, force: bool, cold: bool
 ) -> Retrained:
     with repository.opened(project) as repo:
         for path in repository.update_imports(repo):
@@ -97,8 +105,32 @@ def _retrained(
         return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice)
     if skip:
         return Retrained("skipped", why, advice)
+    start, told = (None, "") if cold else _start(project, params, advice)
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    warm_start.write(project.root, start)
     run(project, Wish(), console)
     return _judged(project, params, advice, wanted)
+
+
+def _start(project: Project, params: Params, advice: Advice) -> tuple[WarmStart | None, str]:
+    """What the training starts from, and why, in words."""
+    known = past.champion(project, params)
+    if known is None or advice.changes is None or advice.champion != known.number:
+        why = "there is no champion to go on from"
+    else:
+        entries = promotion.entries(project, params)
+        why = warm_start.why_not(params, known.params, advice.changes, known.backbone, entries)
+        if known.digest and known.backbone and not why:
+            start = WarmStart(
+                params.register_.model,
+                known.number,
+                known.digest,
+                known.backbone,
+                params.retrain.warm_epochs,
+                warm_start.recipe(params),
+            )
+            return start, f"It goes on from {start} for {start.epochs} epochs: data was only added."
+    return None, f"It starts from the pretrained backbone: {why}."
 
 
 def _claim(project: Project, trigger: Trigger) -> Claim:
@@ -111,16 +143,17 @@ def _claim(project: Project, trigger: Trigger) -> Claim:
 
 def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> Retrained:
     """Ask the gate, do what it says, and record the data version."""
+    about, start = claim.evidence(), warm_start.read(project.root)
+    if start is not None:
+        about[warm_start.KEY] = str(start)
     found, note = champion.judge(project, params)
     if found is None:  # registered as the first champion, or trained to the very same model
         first = advice.champion is None
-        made = promotion.keep(
-            project, params, None, claim.evidence(), reason="the model is champion already"
-        )
+        made = promotion.keep(project, params, None, about, reason="the model is champion already")
         decision, lines = {**asdict(made), "kind": PROMOTION if first else KEPT}, note
         sentence = f"{made.model}: version {made.to_version} is champion"
     else:
-        made = challenge.decide(project, params, found, about=claim.evidence())
+        made = challenge.decide(project, params, found, about=about)
         decision, lines = champion.answer(found, made, note)
         sentence = found.verdict.sentence
     outcome = OUTCOMES.get(decision["kind"], "kept")

@@ -25,7 +25,7 @@ from flows.registration import registered
 from flows.runner import Request, end_noted_processes, note_process
 from flows.ui import running_server
 from flows.view import follow
-from tasks import params_file, trainings, versions
+from tasks import params_file, trainings, versions, warm_start
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.params import Params
@@ -69,6 +69,8 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
             console.print("ended what a killed run had left running")
         for name, (old, new) in versions.update(project.root).items():
             console.print(f"the code of {name} changed (version {old or 'none'} → {new})")
+        if warm_start.follow(project.root, values):
+            console.print("parameters changed: training starts from the pretrained backbone again")
         request = _request(project, values, wish, console)
         standing = None
         if request is not None:

@@ -145,6 +145,11 @@ def _making(record: dict[str, Any]) -> str:
             f"\n- the head reads {reading['kept']:,} of the {reading['width']:,} pooled features "
             f"of {len(reading['layers'])} layers, chosen on the training split"
         )
+    if start := record.get("warm_start"):
+        phases += (
+            f"\n- it went on from {start['model']} version {start['version']} (model "
+            f"`{start['digest']}`), which had seen data of its own"
+        )
     return f"""\
 - starting weights: {weights["pretraining"]}; licence {weights["licence"]}; \
 {weights["source"]}; sha256 `{weights["sha256"]}`

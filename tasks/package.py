@@ -63,7 +63,7 @@ def run(project: Project, params: Params) -> None:
         )
         for asset, content in assets.items():
             (folder / asset).write_bytes(content)
-        record = describe(project, params, assets)
+        record = describe(project, params, assets, trained.warm_start)
         files.write_json(folder / RECORD, record)
         files.write_json(folder / RUN, asdict(trained))
         (folder / CARD).write_text(card.text(record), encoding="utf-8")
@@ -80,8 +80,13 @@ def run(project: Project, params: Params) -> None:
     files.fsync_folder(project.models.parent)
 
 
-def describe(project: Project, params: Params, assets: Mapping[str, bytes]) -> dict[str, Any]:
-    """The content of `model.json`."""
+def describe(
+    project: Project,
+    params: Params,
+    assets: Mapping[str, bytes],
+    start: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of `model.json`; `start`: the version that its training went on from."""
     plan = ThawPlan.read(project.thaw_plan)
     summary = DataSummary.read(project.summary)
     chosen = Selection.read(project.selection)
@@ -123,7 +128,8 @@ def describe(project: Project, params: Params, assets: Mapping[str, bytes]) -> d
             "unreadable": len(summary.unreadable),
             **_inspected(project),
         },
-        "cost": _cost(project, plan, summary),
+        **({"warm_start": {k: start[k] for k in ("model", "version", "digest")}} if start else {}),
+        "cost": _cost(project, plan, summary, start),
         "judged": {key: evaluation[key] for key in ("slices", "worst", "drift", "learning_curve")},
         "metrics": {k: v for k, v in metrics.items() if k.startswith(_FIGURES)},
     }
@@ -153,11 +159,13 @@ def _inspected(project: Project) -> dict[str, Any]:
     }
 
 
-def _cost(project: Project, plan: ThawPlan, summary: DataSummary) -> dict[str, int]:
+def _cost(
+    project: Project, plan: ThawPlan, summary: DataSummary, start: Mapping[str, Any] | None
+) -> dict[str, int]:
     """Of the training as planned: the same wherever it runs, which seconds are not."""
     examples = {split: sum(counts.values()) for split, counts in summary.counts.items()}
     settings = TrainParams.model_validate(Tuning.read(project.tuning).train)
-    epochs = epochs_of(plan.phases, settings.epochs)
+    epochs = epochs_of(plan.phases, start["epochs"] if start else settings.epochs)
     policy = ViewPolicy.read(project.augment / "policy.json")
     spent = costs.multiply_adds(plan, policy, examples, epochs)
     return {"epochs": sum(epochs), "multiply_adds": spent}

@@ -223,7 +223,7 @@ class TrainParams(Section):
     """The one training loop."""
 
     head: HeadParams = HeadParams()
-    epochs: Count = 9
+    epochs: Count = 8
     batch_size: Count = 32
     micro_batch: Annotated[int, Field(ge=0)] = 0
     learning_rate: NumberOrAuto = 0.001
@@ -327,12 +327,15 @@ class PromoteParams(Section):
 
 
 class RetrainParams(Section):
-    """When changed data is worth another training (`tasks.decision`)."""
+    """When changed data is worth another training (`tasks.decision`), and from what it starts
+    (`tasks.warm_start`)."""
 
     min_new: Fraction = 0.05
     min_examples: Count = 20
     on_shift: bool = True
     confidence: Annotated[float, Field(gt=0.5, le=0.995)] = 0.99
+    start: Literal["auto", "pretrained"] = "auto"
+    warm_epochs: Count = 3
     overlap: Literal["queue", "skip"] = "queue"
     branch: Annotated[str, Field(min_length=1, max_length=200)] = "thawline/data"
 
@@ -414,7 +417,7 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
             yield "augment.policy", f"{error} (it is {policy!r}); or give a list of transforms"
     if params.prepare.label_separator:
         yield from _unfit_for_several(params.train)
-    before = _epochs_before_the_last_phase(params.freeze)
+    before = epochs_before_the_last_phase(params.freeze)
     if before >= params.train.epochs:
         yield (
             "train.epochs",
@@ -445,7 +448,7 @@ def _unfit_for_several(train: TrainParams) -> Iterator[tuple[str, str]]:
         yield "train.head.init", f"{reason}, {told}; set it to closed_form"
 
 
-def _epochs_before_the_last_phase(freeze: FreezeParams) -> int:
+def epochs_before_the_last_phase(freeze: FreezeParams) -> int:
     """What a strategy says of itself, since its plan needs a network's layers."""
     strategy = plugins.load(tasks.thaw_strategies, freeze.strategy)
     return (getattr(strategy, "PHASES", 1) - 1) * freeze.phase_epochs

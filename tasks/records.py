@@ -427,6 +427,7 @@ class TrainRun:
     prefix_bytes: int = 0  # of all of them, as kept on disk
     # Thaw line → relative error, against float32, of what is kept there in a lower precision.
     prefix_errors: dict[str, float] = field(default_factory=dict)
+    warm_start: dict[str, Any] | None = None  # the version that it went on from, if any
 
     @classmethod
     def read(cls, path: Path) -> TrainRun:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import labelling, latency, problems, ranking, ridge
+from tasks import labelling, latency, problems, ranking, ridge, warm_start
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.labelling import Labels
@@ -41,6 +41,9 @@ def run(project: Project, params: Params) -> None:
     when no candidate is within the limits.
     """
     names, options = params.embed.backbones, params.select
+    start = warm_start.read(project.root)
+    if start is not None:
+        options = options.model_copy(update={"backbone": start.backbone})
     drop_unlisted(project, names)
     embeddings = {n: Embedding.read(project.features(n) / "embedding.json") for n in names}
     measured = []
@@ -65,6 +68,8 @@ def run(project: Project, params: Params) -> None:
     chosen = ranked[0].backbone if automatic else options.backbone
     words = problems.load(params.problem).WORDS
     why = ranking.why(ranked, chosen, automatic, agreement.get("lead"), words.a)
+    if start is not None:
+        why = f"{chosen}, as training goes on from {start}."
     if examples and not raced:
         why += (
             f" {len(close) - 1} close behind, not raced: {examples:,} validation examples would "

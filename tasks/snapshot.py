@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _FOLDER = "project"  # among the artifacts of a run
-NAMES = (PARAMS_FILE, "dvc.yaml", "dvc.lock", "code.yaml")
+NAMES = (PARAMS_FILE, "dvc.yaml", "dvc.lock", "code.yaml", "warm_start.yaml")
 
 
 def log(client: MlflowClient, project: Project, run_id: str, digest: str) -> None:

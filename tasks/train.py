@@ -7,14 +7,16 @@ import importlib.metadata
 import shutil
 import time
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files, tracking, trainings, versions
+from tasks import files, tracking, trainings, versions, warm_start
 from tasks.errors import ThawlineError
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tasks.retention import Retention
+from tasks.warm_start import WarmStart
 
 if TYPE_CHECKING:
     import torch
@@ -38,18 +40,25 @@ def run(project: Project, params: Params) -> None:
     plan = ThawPlan.read(project.thaw_plan)
     fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
     settings = TrainParams.model_validate(fixed | Tuning.read(project.tuning).train)
+    start = warm_start.read(project.root)
+    weights = start.weights(project) if start else None
+    if start is not None:
+        settings = settings.model_copy(update={"epochs": start.epochs})
     with PeakMemory() as memory:
         compute = resolve(params.device, params.precision)
         ranks = parallel.start(settings.devices, compute.device)
-        setup = Setup.make(project, params, plan, settings, ranks)
-        folder = _scratch(project, _identity(project, params, compute, ranks))
+        setup = Setup.make(project, params, plan, settings, ranks, start=weights)
+        folder = _scratch(project, _identity(project, params, compute, ranks, start))
         if ranks.rank:  # the first process alone keeps records and writes results
             _fit(setup, setup.trainer(folder, lambda state: None))
             raise SystemExit(0)
         run_key = _run_key(folder)
         trainings.end_abandoned(project, run_key)
         name = f"{plan.backbone} {plan.strategy}"
-        header = tracking.header(project, params, name, {"thawline.thaw_line": plan.thaw_line})
+        tags = {"thawline.thaw_line": plan.thaw_line}
+        if start is not None:
+            tags["thawline.warm_start"] = str(start)
+        header = tracking.header(project, params, name, tags)
         spool = tracking.Spool.open(project, run_key, header)
         tracking.start_drainer(project)  # it ends by itself
         sent = 0
@@ -66,11 +75,11 @@ def run(project: Project, params: Params) -> None:
             spool.end("FAILED")  # going on later opens it again
             raise
         spool.end()
-        retained, weights = _blended(setup, state)
+        retained, learned = _blended(setup, state)
         peak = memory.mb
-    path = _write(project, weights, state)
+    path = _write(project, learned, state)
     retained.write(path.with_name("retention.json"))
-    record = _record(params, setup, trainer, run_key, peak)
+    record = _record(params, setup, trainer, run_key, peak, start)
     record.write(path.with_name("run.json"))
     setup.cache.close()
 
@@ -105,7 +114,14 @@ def _blended(setup: Setup, state: State) -> tuple[Retention, dict[str, Any]]:
     return retained, weights
 
 
-def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: float) -> TrainRun:
+def _record(
+    params: Params,
+    setup: Any,
+    trainer: Trainer,
+    run_key: str,
+    peak: float,
+    start: WarmStart | None,
+) -> TrainRun:
     state = trainer.state
     project: Project = setup.project
     return TrainRun(
@@ -130,6 +146,7 @@ def _record(params: Params, setup: Any, trainer: Trainer, run_key: str, peak: fl
         device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,
+        warm_start=asdict(start) if start else None,
         versions={
             "thawline": importlib.metadata.version("thawline"),
             **versions.libraries(params.problem),
@@ -158,7 +175,9 @@ def _devices(device: torch.device, count: int) -> str:
     return str(device) if count == 1 else f"{count} × {device.type}"
 
 
-def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) -> str:
+def _identity(
+    project: Project, params: Params, compute: Compute, ranks: Ranks, start: WarmStart | None
+) -> str:
     """A digest of all that determines this training; checkpoints of another are never taken up."""
     return files.sha256_json(
         {
@@ -174,6 +193,7 @@ def _identity(project: Project, params: Params, compute: Compute, ranks: Ranks) 
             "libraries": versions.libraries(params.problem),
             "batch_size": params.embed.batch_size,
             "version": versions.VERSIONS["train"],
+            **({"start": [start.digest, start.epochs]} if start else {}),
         }
     )
 

@@ -18,11 +18,15 @@ def retrain(
     force: Annotated[
         bool, typer.Option("--force", help="Also where nothing is worth a training.")
     ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="From the pretrained backbone, not from the champion.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the data, decide by what changed, train, and let the gate decide who is champion.
 
-    Imported data is brought up to its source first. Trains where `thawline changes` says so; the
+    Imported data is brought up to its source first. Trains where `thawline changes` says so; from
+    the champion's weights where data was only added (retrain.start). The
     data version goes into a git branch of its own (retrain.branch), the working tree stays as it
     is. Where the gate leaves the decision to a person, the exit code is 3.
 
@@ -30,7 +34,7 @@ def retrain(
     """
     from flows.retrain import retrain as retrain_project
 
-    made = retrain_project(find(), err, force=force)
+    made = retrain_project(find(), err, force=force, cold=cold)
     if as_json:
         print_json(made.as_json())
     else:

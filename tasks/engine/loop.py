@@ -25,7 +25,7 @@ from tasks.records import Phase
 class Trainer:
     """Trains a network through the phases of a plan.
 
-    `fit` leaves the best state by validation loss (of the averaged weights, with `ema`) in the
+    `fit` leaves the state of `State.best_epoch` (of the averaged weights, with `ema`) in the
     network. `on_checkpoint` is called with the state after each durable checkpoint.
     """
 

@@ -243,7 +243,7 @@ class PhaseRun:
         self._point("train_loss", train_loss, self.state.epoch)
 
     def _judge(self, train_loss: float | None, rate: float) -> None:
-        """Note how the network does on validation, and keep it if it is the best so far."""
+        """Note how the network does on validation, and keep it if it is the one to keep so far."""
         state = self.state
         with self._spent("validation"):
             loss, accuracy = self._validate()
@@ -264,16 +264,29 @@ class PhaseRun:
         state.history.append(row)
         self._point("validation_loss", loss, state.epoch)
         self._point("validation_accuracy", accuracy, state.epoch)
-        # The start is there to fall back to: an epoch takes its place when it is as often right.
-        start = state.history[0]["validation_accuracy"]
-        over_start = state.best_epoch == 0 and state.epoch > 0 and accuracy >= start
-        if state.best_loss is None or loss < state.best_loss or over_start:
-            state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
-            kept = self._judged().state(self.trainer.learned)
-            self.trainer.best = {k: v.detach().clone() for k, v in kept.items()}
+        lower = state.best_loss is None or loss < state.best_loss
+        if lower:
+            state.best_loss, state.waited = loss, 0
         else:
             state.waited += 1
             state.stopped_early = state.stopped_early or self._exhausted()
+        if lower if self.params.patience else self._as_good(accuracy):
+            state.best_epoch = state.epoch
+            kept = self._judged().state(self.trainer.learned)
+            self.trainer.best = {k: v.detach().clone() for k, v in kept.items()}
+
+    def _as_good(self, accuracy: float) -> bool:
+        """Whether an epoch is not worse than those before it, as far as validation can tell.
+
+        The rate falls to the end of a schedule, so later is better: of all epochs within a standard
+        error of the highest accuracy, the last is kept (the rule of one standard error of Breiman
+        et al. 1984). The lowest loss comes earlier, where a network is less sure of itself but also
+        less often right. The start is there to fall back to: what replaces it is as often right.
+        """
+        start, *others = (row["validation_accuracy"] for row in self.state.history)
+        highest = max([start, *others])
+        error = math.sqrt(highest * (1 - highest) / len(self.data.validation_targets))
+        return accuracy >= max(start, highest - error)
 
     def _exhausted(self) -> bool:
         """Whether the validation loss has not improved for `patience` epochs."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -70,6 +71,7 @@ class Setup:
     classes: int
     digest: str
     kept: heads.Kept | None = None  # of a start whose head goes on
+    goes_on: bool = False  # from all weights of an earlier training, those of its head too
     old: Network | None = None  # as it was, where training is to keep close to its predictions
     ranks: Ranks = field(default_factory=Ranks)
     account: Account = field(default_factory=Account)
@@ -84,10 +86,12 @@ class Setup:
         settings: TrainParams,
         ranks: Ranks | None = None,
         policy: ViewPolicy | None = None,
+        start: Path | None = None,
     ) -> Setup:
         """Load data and backbone; the weights must be those of the plan.
 
-        `policy`: another one than the project's, such as one with another seed.
+        `policy`: another one than the project's, such as one with another seed. `start`: weights
+        to go on from, as `model_state` gave them for the same network and classes.
         """
         ranks = ranks or Ranks()
         problem = tasks.problems.load(params.problem)
@@ -101,7 +105,7 @@ class Setup:
                 f"the weights of {plan.backbone} are no longer those of the thaw plan; "
                 "run: thawline run --from embed"
             )
-        model, head = _model(params, plan, settings, backbone, summary.classes, compute)
+        model, head = _model(params, plan, settings, backbone, summary.classes, compute, start)
         examples = problem.examples(project, policy, backbone)
         rows, targets = _learned_from(project, summary.labelling)
         old = None
@@ -132,6 +136,7 @@ class Setup:
             # Not the summary's digest, which does not know the order of rows and their stored size.
             digest=files.sha256_file(project.manifest),
             kept=heads.kept(backbone, summary.classes) if settings.head.init == "keep" else None,
+            goes_on=start is not None,
             old=old,
             ranks=ranks,
         )
@@ -200,7 +205,8 @@ class Setup:
         data = self.data(0)
         begun, cpu = time.perf_counter(), cpu_seconds()
         head = self.network.modules[-1]
-        linear = heads.linear_of(head) if self.settings.head.init != "random" else None
+        closed = self.settings.head.init != "random" and not self.goes_on
+        linear = heads.linear_of(head) if closed else None
         selection = multi_layer.selection_of(head)
         if linear is not None or selection is not None:
             frozen_norms = self.plan.batch_norm == "frozen"
@@ -347,12 +353,17 @@ def _model(
     backbone: Backbone,
     classes: Sequence[str],
     compute: Compute,
+    start: Path | None,
 ) -> tuple[nn.Module, str]:
-    """The network with the pretrained weights below a new head, on its device; the head's path."""
+    """The network with the pretrained weights below a new head, or all weights of `start`, on its
+    device; the head's path."""
     torch.manual_seed(params.seed)  # of a random head
     problem = tasks.problems.load(params.problem)
     model, head = problem.build(backbone, len(classes), settings.head)
-    _transfer(backbone.model, model, (head, *plan.reinitialised))
+    if start is not None:
+        model.load_state_dict(load_file(start))
+    else:
+        _transfer(backbone.model, model, (head, *plan.reinitialised))
     if settings.dropout is not None:
         dropout.set_share(model, head, settings.dropout)
     if settings.stochastic_depth is not None:

@@ -88,7 +88,7 @@ def test_the_card_tells_data_slices_limits_cost_and_lineage(tmp_path: Path) -> N
     project = trained_project.packaged(tmp_path)
     card = (project.models / "README.md").read_text(encoding="utf-8")
     record = files.read_json(project.models / "model.json")
-    assert record["cost"]["epochs"] == 9 and record["cost"]["multiply_adds"] > 0
+    assert record["cost"]["epochs"] == 8 and record["cost"]["multiply_adds"] > 0
     for told in (
         "shoes; licence: not stated",
         f"certificate `{'c' * 64}`",
@@ -96,7 +96,7 @@ def test_the_card_tells_data_slices_limits_cost_and_lineage(tmp_path: Path) -> N
         "| site = south | 120 | 0.800 | 0.700–0.880 |",
         "right least often where site is south: on 80.0% of 120, worse than elsewhere",
         "data differ, most in what it takes for 帽子",
-        f"9 epochs, about {record['cost']['multiply_adds']:.3g} multiply-adds",
+        f"8 epochs, about {record['cost']['multiply_adds']:.3g} multiply-adds",
         f"Data `{'d' * 64}` → backbone `{'e' * 64}`",
     ):
         assert told in card, told

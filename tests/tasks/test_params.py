@@ -125,7 +125,7 @@ def test_dvc_reads_the_same() -> None:
         ("augment: {policy: x}\n", "there are none, flips_crops, trivial, rand (it is 'x'); or"),
         (
             "freeze: {strategy: gradual, phase_epochs: 4}\n",
-            "train.epochs: is 9, but before its last phase freeze.strategy 'gradual' takes 12; "
+            "train.epochs: is 8, but before its last phase freeze.strategy 'gradual' takes 12; "
             "raise train.epochs above 12, or lower freeze.phase_epochs (4)",
         ),
         ("freeze: {strategy: head_then_all}\ntrain: {epochs: 2}\n", "'head_then_all' takes 2;"),

@@ -185,7 +185,7 @@ def test_globs_and_odd_file_names_reach_mlflow(tmp_path: Path) -> None:
         run = client.get_run(str(tracking.run_id(project, "key", 0)))
     assert json.loads(run.data.params["freeze.learning_rates"]) == rates
     assert json.loads(run.data.params["tune.space"]) == space
-    assert run.data.params["train.epochs"] == "9"
+    assert run.data.params["train.epochs"] == "8"
     policy = run.data.params["augment.policy"]
     assert (len(policy), policy[-1]) == (6000, "…")
     assert run.data.tags["dvc.data/pics _1_.parquet"] == "c0"

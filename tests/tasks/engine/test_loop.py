@@ -405,7 +405,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None
     assert all(torch.isfinite(v).all() for v in kept.tensors.values() if v.is_floating_point())
 
 
-def test_early_stopping_ends_a_phase_and_keeps_the_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [
+        ([0.5, 0.8, 0.7, 0.8], 3),  # the last of equals
+        ([0.5, 0.8, 0.79, 0.78], 3),  # within a standard error of the highest (0.03 or more)
+        ([0.5, 0.9, 0.88, 0.6], 2),  # the last is worse beyond that
+        ([0.5, 0.6, 0.9, 0.89], 3),
+        ([0.8, 0.79, 0.78, 0.79], 0),  # the start is replaced by what is as often right alone
+        ([0.8, 0.81, 0.79, 0.6], 1),
+    ],
+)
+def test_the_last_epoch_that_is_as_good_as_the_best_is_kept(
+    monkeypatch: pytest.MonkeyPatch, accuracies: list[float], kept: int
+) -> None:
+    said = [(1.0 + number, accuracy) for number, accuracy in enumerate(accuracies)]
+    waiting = iter(said)  # losses that only rise: they do not decide
+    monkeypatch.setattr(PhaseRun, "_validate", lambda self: next(waiting))
+    net = training.network()
+    trainer = training.trainer(None, net, epochs=3)
+    trainer.phases = training.phases()[2:]
+    states: list[str] = []
+    judge = PhaseRun._judge
+
+    def noting(self: PhaseRun, *given: float | None) -> None:
+        judge(self, *given)  # type: ignore[arg-type]
+        states.append(digest(self._judged().state()))
+
+    monkeypatch.setattr(PhaseRun, "_judge", noting)
+    state = trainer.fit(lambda index: training.at_line(net, 2))
+    assert state.best_epoch == kept
+    assert digest(net.state()) == states[kept]
+
+
+def test_early_stopping_ends_a_phase_and_keeps_the_lowest_loss(tmp_path: Path) -> None:
     _, trainer = fit(epochs=60, patience=2, learning_rate=0.3, ema=0.0)
     losses = [row["validation_loss"] for row in trainer.state.history]
     assert trainer.state.stopped_early

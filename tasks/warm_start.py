@@ -1,0 +1,152 @@
+"""A warm start: a training that goes on from the champion's weights, not from the pretrained ones.
+
+`warm_start.yaml` names the version; `thawline retrain` writes it before it runs the stages, and DVC
+sees it as a parameter. Backbone, thaw plan, recipe and classes stay those of the champion, so that
+what is new is the data alone: fewer passes are enough then, and no race of backbones is run again.
+The weights come from the registry, under the digest that the file names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import files, params, params_file
+from tasks.changes import Changes
+from tasks.errors import ThawlineError
+from tasks.ledger import CHAMPION, KEPT, MOVES, WAITING, Entry
+from tasks.params import Params
+from tasks.records import Project
+
+FILE = "warm_start.yaml"
+KEY = "warm_start"  # in the evidence of an entry: the version that was gone on from
+HEADER = """\
+# The registered version whose weights training goes on from, by `thawline retrain` (retrain.start);
+# null: it starts from the pretrained backbone. `thawline retrain --cold` says null again.
+"""
+_RECIPE = ("problem", "augment", "freeze", "train")  # sections that must be the champion's
+_ALONE = ("multi_layer_head", "auto")  # strategies whose plan may be another for other data
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """The version to go on from."""
+
+    model: str  # registered
+    version: int
+    digest: str  # of the packaged model
+    backbone: str
+    epochs: int  # of the training that goes on
+    recipe: str  # digest of the parameters that it holds for
+
+    def __str__(self) -> str:
+        return f"{self.model} version {self.version}"
+
+    def weights(self, project: Project) -> Path:
+        """Its file of weights, from the registry or the copy of it in scratch.
+
+        Raises `ThawlineError` when the version is not there, or not the model that is meant.
+        """
+        from tasks import packaged, predict
+        from tasks.tracking import store
+
+        with store.connect(project.root) as client:
+            folder = predict.packaged_copy(client, self.model, self.version)
+        if packaged.verify(folder) != self.digest:
+            raise ThawlineError(
+                f"{self} is not the model that {FILE} means (its digest is another); start from "
+                "the pretrained backbone with: thawline retrain --cold"
+            )
+        return folder / "model.safetensors"
+
+
+def recipe(of: Params) -> str:
+    """A digest of the parameters that make a model what it is, but for its data."""
+    found = of.model_dump(include=set(_RECIPE), mode="json")
+    weights = {name: entry.sha256 for name, entry in of.embed.weights.items()}
+    return files.sha256_json([found, weights])[:16]
+
+
+def follow(root: Path, now: Params) -> bool:
+    """Make the file say null where there is none, or its start was for other parameters.
+
+    Returns whether a start was dropped.
+    """
+    start = read(root)
+    fits = start is not None and start.recipe == recipe(now)
+    write(root, start if fits else None)
+    return start is not None and not fits
+
+
+def read(root: Path) -> WarmStart | None:
+    """The version that a project's training goes on from, None: from none."""
+    path = root / FILE
+    if not path.is_file():
+        return None
+    tree = params_file.parse(path.read_bytes(), str(path))
+    try:
+        found: dict[str, Any] | None = tree["start"]
+        return None if found is None else WarmStart(**found)
+    except (KeyError, TypeError):
+        raise ThawlineError(
+            f"{path} is not what thawline retrain wrote; make it anew with: thawline retrain --cold"
+        ) from None
+
+
+def write(root: Path, start: WarmStart | None) -> None:
+    """Write the file, where it says something else."""
+    lines = [f"  {key}: {value}" for key, value in asdict(start).items()] if start else []
+    text = HEADER + "\n".join(["start:" if start else "start: null", *lines]) + "\n"
+    path = root / FILE
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with files.atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def why_not(
+    now: Params, then: Params | None, found: Changes, backbone: str | None, entries: Sequence[Entry]
+) -> str:
+    """Why a training should start from the pretrained backbone, as a clause; empty: it need not.
+
+    `then`: the parameters that the champion was made with, None: not known; `backbone`: its own.
+    A champion knows all that it has seen: it may not be gone on from where an example that it
+    learned is now held out, was taken away, or has another label.
+    """
+    if now.retrain.start == "pretrained":
+        return "retrain.start is pretrained"
+    if then is None:
+        return "the parameters that the champion was made with are not known"
+    if changed := [name for name in _RECIPE if getattr(now, name) != getattr(then, name)]:
+        return f"other parameters than the champion's in {', '.join(changed)}"
+    if now.embed.weights != then.embed.weights or backbone not in now.embed.backbones:
+        return "the champion's backbone is not among embed.backbones as it was"
+    if now.tune.trials:
+        return "tune.trials tries what starts from the pretrained backbone"
+    if now.freeze.strategy in _ALONE or params.epochs_before_the_last_phase(now.freeze):
+        return f"freeze.strategy {now.freeze.strategy!r} goes through phases of its own"
+    if now.repeat.folds or now.repeat.seeds > 1:
+        return "repeat trains from the pretrained backbone, and would judge another recipe"
+    if found.new_classes or found.lost_classes:
+        return "the classes are others"
+    if moved := found.found["moved"]:
+        return f"the champion may know what is held out now ({moved:,} moved)"
+    gone = [f"{found.to_learn[k]:,} {k}" for k in ("removed", "relabelled") if found.to_learn[k]]
+    if gone:
+        return f"the champion still knows what is wrong or gone now ({', '.join(gone)})"
+    if _refused(entries):
+        return "the last model that went on from this champion did not take its place"
+    return ""
+
+
+def _refused(entries: Sequence[Entry]) -> bool:
+    """Whether the newest challenger of the champion of now went on from it, and was kept out."""
+    for entry in reversed(entries):
+        if entry.alias != CHAMPION:
+            continue
+        if entry.kind in MOVES:
+            return False
+        if entry.kind in (KEPT, WAITING) and entry.evidence.get("challenger"):
+            return KEY in entry.evidence
+    return False

@@ -1,0 +1,210 @@
+"""Going on from the champion: when, from what, and what that leaves out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks import augment, changes, embed, freeze, select, train, tune, warm_start
+from tasks.changes import Changes, DataVersion
+from tasks.engine.setup import Setup
+from tasks.errors import ThawlineError
+from tasks.ledger import BEGUN, KEPT, PROMOTION, Entry
+from tasks.params import Params
+from tasks.params import replace as replaced
+from tasks.records import Project, Selection, ThawPlan, TrainRun, Tuning
+from tasks.warm_start import WarmStart
+from tests.tasks import drawn_project
+
+NAME = "mobilenet_v2"
+
+
+def settings(**sections: dict[str, object]) -> Params:
+    tree: dict[str, dict[str, object]] = {
+        "augment": {"image_size": 48, "views": 2},
+        "freeze": {"strategy": "last_blocks", "thaw_fraction": 0.2},
+        "train": {"epochs": 3, "batch_size": 6, "ema": 0.5},
+    }
+    return drawn_project.params(**tree | sections)
+
+
+def start_of(params: Params, epochs: int = 1) -> WarmStart:
+    return WarmStart("shoes", 3, "d" * 64, NAME, epochs, warm_start.recipe(params))
+
+
+# The file
+
+
+def test_the_file_says_what_was_written_and_null_without(tmp_path: Path) -> None:
+    assert warm_start.read(tmp_path) is None
+    start = start_of(settings())
+    warm_start.write(tmp_path, start)
+    assert warm_start.read(tmp_path) == start and str(start) == "shoes version 3"
+    assert not warm_start.follow(tmp_path, settings())
+    assert warm_start.read(tmp_path) == start
+    warm_start.write(tmp_path, None)
+    assert warm_start.read(tmp_path) is None and (tmp_path / warm_start.FILE).is_file()
+
+
+def test_other_parameters_drop_the_start_but_not_those_of_other_stages(tmp_path: Path) -> None:
+    warm_start.write(tmp_path, start_of(settings()))
+    assert not warm_start.follow(tmp_path, replaced(settings(), {"evaluate.mistakes": 3}))
+    assert warm_start.follow(tmp_path, replaced(settings(), {"train.epochs": 5}))
+    assert warm_start.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "start: 3", "start: {version: 1}", "begin: null"])
+def test_a_broken_file_is_told_with_its_cure(tmp_path: Path, text: str) -> None:
+    (tmp_path / warm_start.FILE).write_text(text)
+    with pytest.raises(ThawlineError, match="thawline retrain --cold"):
+        warm_start.read(tmp_path)
+
+
+# When
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    root = tmp_path_factory.mktemp("grown")
+    return pd.read_parquet(drawn_project.make(root, a_class=20).manifest)
+
+
+def compared(old: pd.DataFrame, new: pd.DataFrame) -> Changes:
+    old, new = (frame.reset_index(drop=True) for frame in (old, new))
+    return changes.compare(DataVersion(old), DataVersion(new), 0.99, 0, None)
+
+
+def why_not(found: Changes, now: Params | None = None, **more: Any) -> str:
+    known: dict[str, Any] = {"then": settings(), "backbone": NAME, "entries": []}
+    return warm_start.why_not(now or settings(), found=found, **known | more)
+
+
+def test_data_that_was_only_added_is_learned_from_the_champion(grown: pd.DataFrame) -> None:
+    assert why_not(compared(grown[:51], grown)) == ""
+
+
+def test_what_the_champion_must_forget_or_not_know_makes_it_cold(grown: pd.DataFrame) -> None:
+    learned = grown[grown["split"] != "test"]
+    assert "1 removed" in why_not(compared(grown, grown.drop(learned.index[0])))
+    other = grown.copy()
+    row = learned.index[0]
+    label = next(x for x in grown["label"].unique() if x != grown.loc[row, "label"])
+    other.loc[row, "label"] = label
+    assert "1 relabelled" in why_not(compared(grown, other))
+    held_out = grown.copy()
+    held_out.loc[grown.index[grown["split"] == "train"][0], "split"] = "validation"
+    assert "held out now (1 moved)" in why_not(compared(grown, held_out))
+    fewer = grown[grown["label"] != label]
+    assert "the classes are others" in why_not(compared(fewer, grown))
+    gone = grown.index[grown["split"] == "test"][0]  # which nobody has learned
+    assert why_not(compared(grown, grown.drop(gone))) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"retrain.start": "pretrained"}, "retrain.start is pretrained"),
+        ({"train.epochs": 4}, "other parameters than the champion's in train"),
+        ({"augment.views": 3}, "other parameters than the champion's in augment"),
+        ({"embed.backbones": ["resnet18"]}, "backbone is not among"),
+        ({"repeat.seeds": 2}, "repeat trains from the pretrained"),
+        ({"tune.trials": 2, "tune.space": {"train.ema": {"choices": [0]}}}, "tune.trials"),
+    ],
+)
+def test_what_else_changes_makes_it_cold(
+    grown: pd.DataFrame, values: dict[str, Any], reason: str
+) -> None:
+    found = compared(grown[:51], grown)
+    assert reason in why_not(found, replaced(settings(), values))
+
+
+@pytest.mark.parametrize("strategy", ["gradual", "head_then_all", "auto", "multi_layer_head"])
+def test_a_plan_of_several_phases_or_of_the_data_is_made_anew(
+    grown: pd.DataFrame, strategy: str
+) -> None:
+    values = {"freeze.strategy": strategy, "train.epochs": 9, "freeze.phase_epochs": 1}
+    same = replaced(settings(), values)
+    assert strategy in why_not(compared(grown[:51], grown), same, then=same)
+
+
+def test_an_unknown_champion_is_not_gone_on_from(grown: pd.DataFrame) -> None:
+    found = compared(grown[:51], grown)
+    assert "not known" in why_not(found, then=None)
+    assert "backbone is not among" in why_not(found, backbone=None)
+
+
+def test_after_one_that_was_kept_out_the_next_is_cold(grown: pd.DataFrame) -> None:
+    def entry(kind: str, **evidence: Any) -> Entry:
+        return Entry(kind, "shoes", "champion", 3, 3, evidence)
+
+    found = compared(grown[:51], grown)
+    warm = entry(KEPT, challenger=4, warm_start="shoes version 3")
+    cold = entry(KEPT, challenger=5)
+    told = "the last model that went on from this champion did not take its place"
+    assert why_not(found, entries=[warm]) == told
+    assert why_not(found, entries=[warm, entry(BEGUN)]) == told
+    assert why_not(found, entries=[warm, cold]) == ""
+    assert why_not(found, entries=[warm, entry(PROMOTION, challenger=6)]) == ""
+
+
+# From what
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A real training of three passes, cold."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.tracking.start_drainer", lambda project: None)
+        patch.setattr("tasks.tracking.run_id", lambda *_, **__: None)
+        project = drawn_project.make(tmp_path_factory.mktemp("warm") / "old", a_class=20)
+        augment.run(project, settings())
+        embed.run(project, settings(), NAME)
+        for stage in (select, freeze, tune, train):
+            stage.run(project, settings())
+        yield project
+
+
+def test_training_goes_on_from_all_weights_and_finds_the_cache(trained: Project) -> None:
+    params = settings()
+    recipe = params.train.model_validate(Tuning.read(trained.tuning).train)
+    plan, weights = ThawPlan.read(trained.thaw_plan), trained.train / "weights.safetensors"
+    setup = Setup.make(trained, params, plan, recipe, start=weights)
+    setup.init_head()
+    found, known = setup.model_state(), load_file(weights)
+    assert found.keys() == known.keys()
+    assert all(torch.equal(found[key], value) for key, value in known.items())
+    assert setup.account.computed == 0 and setup.account.found > 0  # below the line nothing moved
+
+
+def test_the_stages_take_the_champions_backbone_and_fewer_passes(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "project")
+    shutil.copytree(trained.root, project.root)
+    params = replaced(settings(), {"select.race_from": 1})
+    weights = trained.train / "weights.safetensors"
+    monkeypatch.setattr(WarmStart, "weights", lambda self, project: weights)
+    cold = TrainRun.read(project.train / "run.json")
+    start = start_of(params, epochs=2)
+    warm_start.write(project.root, start)
+    select.run(project, params)
+    assert Selection.read(project.selection).why == f"{NAME}, as training goes on from {start}."
+    train.run(project, params)
+    warm = TrainRun.read(project.train / "run.json")
+    assert cold.warm_start is None and warm.warm_start is not None
+    assert WarmStart(**warm.warm_start) == start
+    assert (cold.steps, warm.steps) == (3 * warm.steps // 2, 2 * cold.steps // 3)
+    assert warm.frozen_after == cold.frozen_after  # the same below the line
+    other = replace(start, digest="e" * 64)  # of another model: no checkpoint is taken up
+    warm_start.write(project.root, other)
+    train.run(project, params)
+    assert TrainRun.read(project.train / "run.json").resumed_from_step == 0
