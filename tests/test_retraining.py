@@ -59,12 +59,14 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     tells_what_came_in(json.loads(small.here(copy, "changes", "--json").stdout))
     assert small.digests(copy) == weights  # nothing after the features ran
 
-    params_file.set_values(copy.root, ["retrain.min_examples=1", "retrain.min_new=0.01"])
+    wanted = ["retrain.min_examples=1", "retrain.min_new=0.01", "retrain.warm_epochs=2"]
+    params_file.set_values(copy.root, wanted)
     (copy.root / "notes.txt").write_text("not committed\n")
     known = small.git(copy.root, "rev-parse", "HEAD")
     done = small.call(copy.root, "thawline", "retrain", "--json", **server)
     assert done.returncode == 0, done.stderr
     assert "Retrain (about " in done.stderr
+    assert "It goes on from clothes version 1 for 2 epochs: data was only added." in done.stderr
     made = json.loads(done.stdout)
     assert made["outcome"] in ("kept", "promoted")
     assert made["advice"]["changes"]["found"]["added"] == 2 * small.MORE
@@ -75,16 +77,25 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     assert numbers["examples"] == len(tests[0] | tests[1])
     assert numbers["newest"] == len(tests[1] - tests[0])
 
+    champion = files.read_json(first.project.models / "digests.json")["model_digest"]
+    gone_on = {"model": "clothes", "version": 1, "digest": champion}
+    assert files.read_json(copy.models / "model.json")["warm_start"] == gone_on
+    assert len(pd.read_csv(copy.train / "history.csv")) == 1 + 2  # the start, and two epochs
+    assert "went on from clothes version 1" in (copy.models / "README.md").read_text()
+
     assert small.git(copy.root, "rev-parse", "HEAD") == known
     assert "?? notes.txt" in small.git(copy.root, "status", "--porcelain")
     recorded = small.git(copy.root, "show", f"{made['commit']}:./dvc.lock")
     assert recorded == (copy.root / "dvc.lock").read_text()
     standing = json.loads(small.here(copy, "status", "--json").stdout)["registry"]["ledger"]
     assert [entry["kind"] for entry in standing["last"]][1:3] == ["retraining", "not retrained"]
-    evidence = standing["last"][0]["evidence"]["retraining"]
-    assert evidence["deployment"] == "by hand" and evidence["data"]
+    evidence = standing["last"][0]["evidence"]
+    assert evidence["retraining"]["deployment"] == "by hand" and evidence["retraining"]["data"]
+    assert evidence["warm_start"] == "clothes version 1"
     if made["outcome"] == "kept":
         assert "was judged before" in small.here(copy, "retrain").stdout
+    small.here(copy, "retrain", "--cold")
+    assert (copy.root / "warm_start.yaml").read_text().endswith("start: null\n")
 
 
 def tells_what_came_in(advice: dict[str, Any]) -> None:
