@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import repository
-from tasks import params_file, snapshot
+from tasks import params_file, snapshot, warm_start
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project
@@ -32,6 +32,7 @@ class Champion:
     hashes: dict[str, str]  # of DVC, by path
     digest: str | None = None  # of the model
     params: Params | None = None  # that it was made with; None: of an older schema, or not kept
+    went_on: bool = False  # from another version: see `tasks.warm_start`
 
 
 def champion(project: Project, params: Params) -> Champion | None:
@@ -52,7 +53,14 @@ def champion(project: Project, params: Params) -> Champion | None:
         if key.startswith(runs.DVC)
     }
     backbone = version.tags.get("thawline.backbone")
-    return Champion(number, backbone, hashes(lock) | tagged, version.digest, _params(kept))
+    return Champion(
+        number,
+        backbone,
+        hashes(lock) | tagged,
+        version.digest,
+        _params(kept),
+        went_on=warm_start.FILE in kept and warm_start.parsed(kept[warm_start.FILE]) is not None,
+    )
 
 
 def _params(kept: dict[str, bytes]) -> Params | None:

@@ -119,7 +119,9 @@ def _start(project: Project, params: Params, advice: Advice) -> tuple[WarmStart 
         why = "there is no champion to go on from"
     else:
         entries = promotion.entries(project, params)
-        why = warm_start.why_not(params, known.params, advice.changes, known.backbone, entries)
+        why = warm_start.why_not(
+            params, known.params, advice.changes, known.backbone, entries, known.went_on
+        )
         if known.digest and known.backbone and not why:
             start = WarmStart(
                 params.register_.model,

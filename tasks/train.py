@@ -43,7 +43,7 @@ def run(project: Project, params: Params) -> None:
     start = warm_start.read(project.root)
     weights = start.weights(project) if start else None
     if start is not None:
-        settings = settings.model_copy(update={"epochs": start.epochs})
+        settings = start.settings(settings)
     with PeakMemory() as memory:
         compute = resolve(params.device, params.precision)
         ranks = parallel.start(settings.devices, compute.device)

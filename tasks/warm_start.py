@@ -17,7 +17,7 @@ from tasks import files, params, params_file
 from tasks.changes import Changes
 from tasks.errors import ThawlineError
 from tasks.ledger import CHAMPION, KEPT, MOVES, WAITING, Entry
-from tasks.params import Params
+from tasks.params import Params, TrainParams
 from tasks.records import Project
 
 FILE = "warm_start.yaml"
@@ -26,6 +26,7 @@ HEADER = """\
 # The registered version whose weights training goes on from, by `thawline retrain` (retrain.start);
 # null: it starts from the pretrained backbone. `thawline retrain --cold` says null again.
 """
+RATE = 0.5  # of `train.learning_rate`, for a network that has learned most of it
 _RECIPE = ("problem", "augment", "freeze", "train")  # sections that must be the champion's
 _ALONE = ("multi_layer_head", "auto")  # strategies whose plan may be another for other data
 
@@ -43,6 +44,11 @@ class WarmStart:
 
     def __str__(self) -> str:
         return f"{self.model} version {self.version}"
+
+    def settings(self, train: TrainParams) -> TrainParams:
+        """Those of the training that goes on: fewer epochs, at a lower rate."""
+        rate = train.learning_rate if train.learning_rate == "auto" else RATE * train.learning_rate
+        return train.model_copy(update={"epochs": self.epochs, "learning_rate": rate})
 
     def weights(self, project: Project) -> Path:
         """Its file of weights, from the registry or the copy of it in scratch.
@@ -83,15 +89,18 @@ def follow(root: Path, now: Params) -> bool:
 def read(root: Path) -> WarmStart | None:
     """The version that a project's training goes on from, None: from none."""
     path = root / FILE
-    if not path.is_file():
-        return None
-    tree = params_file.parse(path.read_bytes(), str(path))
+    return parsed(path.read_bytes(), str(path)) if path.is_file() else None
+
+
+def parsed(data: bytes, where: str = FILE) -> WarmStart | None:
+    """What such a file says; raises `ThawlineError` where it is not one."""
+    tree = params_file.parse(data, where)
     try:
         found: dict[str, Any] | None = tree["start"]
         return None if found is None else WarmStart(**found)
     except (KeyError, TypeError):
         raise ThawlineError(
-            f"{path} is not what thawline retrain wrote; make it anew with: thawline retrain --cold"
+            f"{where} is not what thawline retrain wrote; make it anew: thawline retrain --cold"
         ) from None
 
 
@@ -106,11 +115,17 @@ def write(root: Path, start: WarmStart | None) -> None:
 
 
 def why_not(
-    now: Params, then: Params | None, found: Changes, backbone: str | None, entries: Sequence[Entry]
+    now: Params,
+    then: Params | None,
+    found: Changes,
+    backbone: str | None,
+    entries: Sequence[Entry],
+    went_on: bool = False,
 ) -> str:
     """Why a training should start from the pretrained backbone, as a clause; empty: it need not.
 
-    `then`: the parameters that the champion was made with, None: not known; `backbone`: its own.
+    `then`: the parameters that the champion was made with, None: not known; `backbone`: its own;
+    `went_on`: it is from a warm start itself, and one after the other loses what each saves.
     A champion knows all that it has seen: it may not be gone on from where an example that it
     learned is now held out, was taken away, or has another label.
     """
@@ -135,6 +150,8 @@ def why_not(
     gone = [f"{found.to_learn[k]:,} {k}" for k in ("removed", "relabelled") if found.to_learn[k]]
     if gone:
         return f"the champion still knows what is wrong or gone now ({', '.join(gone)})"
+    if went_on:
+        return "the champion went on from another itself, and twice in a row does worse"
     if _refused(entries):
         return "the last model that went on from this champion did not take its place"
     return ""

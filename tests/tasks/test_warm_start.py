@@ -48,6 +48,8 @@ def test_the_file_says_what_was_written_and_null_without(tmp_path: Path) -> None
     start = start_of(settings())
     warm_start.write(tmp_path, start)
     assert warm_start.read(tmp_path) == start and str(start) == "shoes version 3"
+    recipe = start.settings(settings(train={"epochs": 8, "learning_rate": 0.002}).train)
+    assert (recipe.epochs, recipe.learning_rate) == (1, 0.001)
     assert not warm_start.follow(tmp_path, settings())
     assert warm_start.read(tmp_path) == start
     warm_start.write(tmp_path, None)
@@ -139,6 +141,10 @@ def test_an_unknown_champion_is_not_gone_on_from(grown: pd.DataFrame) -> None:
     found = compared(grown[:51], grown)
     assert "not known" in why_not(found, then=None)
     assert "backbone is not among" in why_not(found, backbone=None)
+
+
+def test_twice_in_a_row_is_once_too_often(grown: pd.DataFrame) -> None:
+    assert "twice in a row" in why_not(compared(grown[:51], grown), went_on=True)
 
 
 def test_after_one_that_was_kept_out_the_next_is_cold(grown: pd.DataFrame) -> None:
