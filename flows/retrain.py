@@ -130,6 +130,7 @@ def _start(project: Project, params: Params, advice: Advice) -> tuple[WarmStart 
                 known.backbone,
                 params.retrain.warm_epochs,
                 warm_start.recipe(params),
+                DataSummary.read(project.summary).digest,
             )
             return start, f"It goes on from {start} for {start.epochs} epochs: data was only added."
     return None, f"It starts from the pretrained backbone: {why}."
@@ -145,7 +146,7 @@ def _claim(project: Project, trigger: Trigger) -> Claim:
 
 def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> Retrained:
     """Ask the gate, do what it says, and record the data version."""
-    about, start = claim.evidence(), warm_start.read(project.root)
+    about, start = claim.evidence(), warm_start.of(project, params)
     if start is not None:
         about[warm_start.KEY] = str(start)
     found, note = champion.judge(project, params)

@@ -41,7 +41,7 @@ def run(project: Project, params: Params) -> None:
     when no candidate is within the limits.
     """
     names, options = params.embed.backbones, params.select
-    start = warm_start.read(project.root)
+    start = warm_start.of(project, params)
     if start is not None:
         options = options.model_copy(update={"backbone": start.backbone})
     drop_unlisted(project, names)

@@ -40,7 +40,7 @@ def run(project: Project, params: Params) -> None:
     plan = ThawPlan.read(project.thaw_plan)
     fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
     settings = TrainParams.model_validate(fixed | Tuning.read(project.tuning).train)
-    start = warm_start.read(project.root)
+    start = warm_start.of(project, params)
     weights = start.weights(project) if start else None
     if start is not None:
         settings = start.settings(settings)

@@ -8,6 +8,8 @@ The weights come from the registry, under the digest that the file names.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +20,9 @@ from tasks.changes import Changes
 from tasks.errors import ThawlineError
 from tasks.ledger import CHAMPION, KEPT, MOVES, WAITING, Entry
 from tasks.params import Params, TrainParams
-from tasks.records import Project
+from tasks.records import DataSummary, Project
+
+log = logging.getLogger(__name__)
 
 FILE = "warm_start.yaml"
 KEY = "warm_start"  # in the evidence of an entry: the version that was gone on from
@@ -40,7 +44,8 @@ class WarmStart:
     digest: str  # of the packaged model
     backbone: str
     epochs: int  # of the training that goes on
-    recipe: str  # digest of the parameters that it holds for
+    recipe: str  # digest of the parameters that it was decided for
+    data: str  # and `DataSummary.digest` of the data
 
     def __str__(self) -> str:
         return f"{self.model} version {self.version}"
@@ -75,21 +80,19 @@ def recipe(of: Params) -> str:
     return files.sha256_json([found, weights])[:16]
 
 
-def follow(root: Path, now: Params) -> bool:
-    """Make the file say null where there is none, or its start was for other parameters.
+def of(project: Project, now: Params) -> WarmStart | None:
+    """What a training goes on from; None: from nothing, or it was decided for something else.
 
-    Returns whether a start was dropped.
+    Other data may lack what the champion knows, other parameters want another network.
     """
-    start = read(root)
-    fits = start is not None and start.recipe == recipe(now)
-    write(root, start if fits else None)
-    return start is not None and not fits
-
-
-def read(root: Path) -> WarmStart | None:
-    """The version that a project's training goes on from, None: from none."""
-    path = root / FILE
-    return parsed(path.read_bytes(), str(path)) if path.is_file() else None
+    path = project.root / FILE
+    start = parsed(path.read_bytes(), str(path)) if path.is_file() else None
+    if start is None:
+        return None
+    if (start.recipe, start.data) == (recipe(now), DataSummary.read(project.summary).digest):
+        return start
+    log.warning("%s is for other data or parameters: it starts from the pretrained backbone", FILE)
+    return None
 
 
 def parsed(data: bytes, where: str = FILE) -> WarmStart | None:
@@ -104,9 +107,17 @@ def parsed(data: bytes, where: str = FILE) -> WarmStart | None:
         ) from None
 
 
+def ensure(root: Path) -> None:
+    """Write the file where there is none, as in a project of an older version."""
+    if not (root / FILE).is_file():
+        write(root, None)
+
+
 def write(root: Path, start: WarmStart | None) -> None:
     """Write the file, where it says something else."""
-    lines = [f"  {key}: {value}" for key, value in asdict(start).items()] if start else []
+    values = asdict(start) if start else {}
+    # Quoted as in JSON: a digest may look like a number.
+    lines = [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     text = HEADER + "\n".join(["start:" if start else "start: null", *lines]) + "\n"
     path = root / FILE
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -20,7 +20,7 @@ from tasks.errors import ThawlineError
 from tasks.ledger import BEGUN, KEPT, PROMOTION, Entry
 from tasks.params import Params
 from tasks.params import replace as replaced
-from tasks.records import Project, Selection, ThawPlan, TrainRun, Tuning
+from tasks.records import DataSummary, Project, Selection, ThawPlan, TrainRun, Tuning
 from tasks.warm_start import WarmStart
 from tests.tasks import drawn_project
 
@@ -36,38 +36,48 @@ def settings(**sections: dict[str, object]) -> Params:
     return drawn_project.params(**tree | sections)
 
 
-def start_of(params: Params, epochs: int = 1) -> WarmStart:
-    return WarmStart("shoes", 3, "d" * 64, NAME, epochs, warm_start.recipe(params))
-
-
 # The file
 
 
-def test_the_file_says_what_was_written_and_null_without(tmp_path: Path) -> None:
-    assert warm_start.read(tmp_path) is None
-    start = start_of(settings())
-    warm_start.write(tmp_path, start)
-    assert warm_start.read(tmp_path) == start and str(start) == "shoes version 3"
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return drawn_project.make(tmp_path / "drawn", a_class=6)
+
+
+def start_of(project: Project, params: Params, epochs: int = 1) -> WarmStart:
+    data = DataSummary.read(project.summary).digest
+    digest = "12e" + "4" * 61  # which YAML would take for a number
+    return WarmStart("shoes", 3, digest, NAME, epochs, warm_start.recipe(params), data)
+
+
+def test_the_file_says_what_was_written_and_null_without(project: Project) -> None:
+    assert warm_start.of(project, settings()) is None
+    warm_start.ensure(project.root)
+    assert warm_start.parsed((project.root / warm_start.FILE).read_bytes()) is None
+    start = start_of(project, settings())
+    warm_start.write(project.root, start)
+    warm_start.ensure(project.root)
+    assert warm_start.of(project, settings()) == start and str(start) == "shoes version 3"
     recipe = start.settings(settings(train={"epochs": 8, "learning_rate": 0.002}).train)
     assert (recipe.epochs, recipe.learning_rate) == (1, 0.001)
-    assert not warm_start.follow(tmp_path, settings())
-    assert warm_start.read(tmp_path) == start
-    warm_start.write(tmp_path, None)
-    assert warm_start.read(tmp_path) is None and (tmp_path / warm_start.FILE).is_file()
+    warm_start.write(project.root, None)
+    assert warm_start.of(project, settings()) is None
 
 
-def test_other_parameters_drop_the_start_but_not_those_of_other_stages(tmp_path: Path) -> None:
-    warm_start.write(tmp_path, start_of(settings()))
-    assert not warm_start.follow(tmp_path, replaced(settings(), {"evaluate.mistakes": 3}))
-    assert warm_start.follow(tmp_path, replaced(settings(), {"train.epochs": 5}))
-    assert warm_start.read(tmp_path) is None
+def test_a_start_holds_for_what_it_was_decided_for_alone(project: Project) -> None:
+    warm_start.write(project.root, start := start_of(project, settings()))
+    same = replaced(settings(), {"evaluate.mistakes": 3})
+    assert warm_start.of(project, same) == start
+    assert warm_start.of(project, replaced(settings(), {"train.epochs": 5})) is None
+    replace(DataSummary.read(project.summary), digest="other").write(project.summary)
+    assert warm_start.of(project, settings()) is None
 
 
 @pytest.mark.parametrize("text", ["", "start: 3", "start: {version: 1}", "begin: null"])
 def test_a_broken_file_is_told_with_its_cure(tmp_path: Path, text: str) -> None:
     (tmp_path / warm_start.FILE).write_text(text)
     with pytest.raises(ThawlineError, match="thawline retrain --cold"):
-        warm_start.read(tmp_path)
+        warm_start.of(Project(tmp_path), settings())
 
 
 # When
@@ -200,7 +210,7 @@ def test_the_stages_take_the_champions_backbone_and_fewer_passes(
     weights = trained.train / "weights.safetensors"
     monkeypatch.setattr(WarmStart, "weights", lambda self, project: weights)
     cold = TrainRun.read(project.train / "run.json")
-    start = start_of(params, epochs=2)
+    start = start_of(project, params, epochs=2)
     warm_start.write(project.root, start)
     select.run(project, params)
     assert Selection.read(project.selection).why == f"{NAME}, as training goes on from {start}."
