@@ -105,17 +105,21 @@ def _retrained(
         return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice)
     if skip:
         return Retrained("skipped", why, advice)
-    start, told = (None, "") if cold else _start(project, params, advice)
+    start, told = _start(project, params, advice, cold)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     warm_start.write(project.root, start)
     run(project, Wish(), console)
     return _judged(project, params, advice, wanted)
 
 
-def _start(project: Project, params: Params, advice: Advice) -> tuple[WarmStart | None, str]:
+def _start(
+    project: Project, params: Params, advice: Advice, cold: bool
+) -> tuple[WarmStart | None, str]:
     """What the training starts from, and why, in words."""
     known = past.champion(project, params)
-    if known is None or advice.changes is None or advice.champion != known.number:
+    if cold:
+        why = "asked for by --cold"
+    elif known is None or advice.changes is None or advice.champion != known.number:
         why = "there is no champion to go on from"
     else:
         entries = promotion.entries(project, params)
