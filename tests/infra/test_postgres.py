@@ -11,6 +11,7 @@ import pytest
 from infra import postgres
 from infra.postgres import Cluster
 from tasks.errors import ThawlineError
+from tests.tasks import test_search
 
 
 def ask(cluster: Cluster, database: str, *statements: str) -> list[tuple[object, ...]]:
@@ -68,6 +69,23 @@ def test_a_cluster_that_cannot_start_says_where_the_reason_stands(cluster: Clust
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root lets another user run PostgreSQL")
+def test_tuning_workers_share_a_study_in_it_and_take_up_what_a_killed_one_left(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "study.journal"
+    with cluster.started(("study",)):
+        url = cluster.url("study")
+        trials, _ = test_search.run(
+            file, test_search.suicidal, trials=6, workers=2, threads=1, storage=url
+        )
+        assert Path("killed").exists() and len(trials) == 6
+        [(rows,)] = ask(cluster, "study", "SELECT count(*) FROM trials")
+        assert rows == 6 + 1  # that of the killed worker is there, and was tried again
+        again, _ = test_search.run(file, test_search.dying, trials=6, workers=2, storage=url)
+    assert again == trials and not file.exists()
+
+
 def test_a_folder_that_postgresqls_user_cannot_enter_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(ThawlineError, match=r"cannot be entered by .*make stack STACK="):
