@@ -100,7 +100,7 @@ def _update(project: Project, params: Params, champion: past.Champion, console: 
     listed = champion.backbone in params.embed.backbones
     wanted = f"embed@{champion.backbone}" if listed else "prepare"
     versions.update(project.root)
-    warm_start.ensure(project.root)
+    warm_start.ensure(project.root, params)
     with repository.opened(project) as repo:
         for path in repository.pull_missing_inputs(repo):
             console.print(f"fetched {path} from the DVC remote")

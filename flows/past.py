@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import repository
-from tasks import params_file, snapshot, warm_start
+from tasks import params_file, snapshot
 from tasks.errors import ThawlineError
 from tasks.params import Params
 from tasks.records import Project
@@ -59,7 +59,7 @@ def champion(project: Project, params: Params) -> Champion | None:
         hashes(lock) | tagged,
         version.digest,
         _params(kept),
-        went_on=warm_start.FILE in kept and warm_start.parsed(kept[warm_start.FILE]) is not None,
+        went_on=registry.WARM_START in version.tags,
     )
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flows import champion, changes, data_branch, notice, past, repository
 from flows.changes import Advice
+from flows.project import DVC_FILE
 from flows.run import Busy, Wish, held, run
 from tasks import challenge, files, params_file, promotion, warm_start
 from tasks.claim import Claim
@@ -70,8 +71,6 @@ def retrain(
     data_branch.check(project, params.retrain.branch)
     try:
         with held(project, console if params.retrain.overlap == "queue" else None):
-            if cold:
-                warm_start.write(project.root, None)
             made = _retrained(project, params, console, trigger or Trigger(), force, cold)
     except Busy as error:
         made = Retrained("skipped", f"{error} (retrain.overlap: skip)")
@@ -90,7 +89,8 @@ def _retrained(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     wanted = _claim(project, trigger)
     why, skip = advice.decision.sentence, advice.decision.verdict == SKIP
-    if former := wanted.judged(promotion.entries(project, params)):
+    former = wanted.judged(promotion.entries(project, params))
+    if former and not (cold and warm_start.KEY in former.evidence):
         skip, why = (
             True,
             (
@@ -119,6 +119,10 @@ def _start(
     known = past.champion(project, params)
     if cold:
         why = "asked for by --cold"
+    elif warm_start.FILE not in (project.root / DVC_FILE).read_text(encoding="utf-8"):
+        why = (
+            f"{DVC_FILE} is from before {warm_start.FILE}; add it to the params of select and train"
+        )
     elif known is None or advice.changes is None or advice.champion != known.number:
         why = "there is no champion to go on from"
     else:
@@ -132,11 +136,10 @@ def _start(
                 known.number,
                 known.digest,
                 known.backbone,
-                params.retrain.warm_epochs,
                 warm_start.recipe(params),
                 DataSummary.read(project.summary).digest,
             )
-            return start, f"It goes on from {start} for {start.epochs} epochs: data was only added."
+            return start, f"It goes on from {start}, as examples were only added."
     return None, f"It starts from the pretrained backbone: {why}."
 
 
@@ -150,17 +153,16 @@ def _claim(project: Project, trigger: Trigger) -> Claim:
 
 def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> Retrained:
     """Ask the gate, do what it says, and record the data version."""
-    about, start = claim.evidence(), warm_start.of(project, params)
-    if start is not None:
-        about[warm_start.KEY] = str(start)
     found, note = champion.judge(project, params)
     if found is None:  # registered as the first champion, or trained to the very same model
         first = advice.champion is None
-        made = promotion.keep(project, params, None, about, reason="the model is champion already")
+        made = promotion.keep(
+            project, params, None, claim.evidence(), reason="the model is champion already"
+        )
         decision, lines = {**asdict(made), "kind": PROMOTION if first else KEPT}, note
         sentence = f"{made.model}: version {made.to_version} is champion"
     else:
-        made = challenge.decide(project, params, found, about=about)
+        made = challenge.decide(project, params, found, about=claim.evidence())
         decision, lines = champion.answer(found, made, note)
         sentence = found.verdict.sentence
     outcome = OUTCOMES.get(decision["kind"], "kept")

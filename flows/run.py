@@ -69,7 +69,7 @@ def run(project: Project, wish: Wish, console: Console) -> Ran:
             console.print("ended what a killed run had left running")
         for name, (old, new) in versions.update(project.root).items():
             console.print(f"the code of {name} changed (version {old or 'none'} → {new})")
-        warm_start.ensure(project.root)
+        warm_start.ensure(project.root, values)
         request = _request(project, values, wish, console)
         standing = None
         if request is not None:

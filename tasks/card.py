@@ -147,8 +147,8 @@ def _making(record: dict[str, Any]) -> str:
         )
     if start := record.get("warm_start"):
         phases += (
-            f"\n- it went on from {start['model']} version {start['version']} (model "
-            f"`{start['digest']}`), which had seen data of its own"
+            f"\n- training did not begin there, but went on from {start['model']} version "
+            f"{start['version']} (model `{start['digest']}`), since when examples were only added"
         )
     return f"""\
 - starting weights: {weights["pretraining"]}; licence {weights["licence"]}; \

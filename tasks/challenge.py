@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tasks import files, gate, predict, promotion
+from tasks import files, gate, predict, promotion, warm_start
 from tasks.desk import Outcome
 from tasks.errors import ThawlineError
 from tasks.gate import GateParams, collect
@@ -87,6 +87,8 @@ def decide(
         )
     by = "person" if approved else "gate"
     evidence: dict[str, Any] = {"decided_by": by, "verdict": verdict.as_json(), **about}
+    if start := files.read_json(project.models / "model.json").get(warm_start.KEY):
+        evidence[warm_start.KEY] = f"version {start['version']}"
     expected, reason = found.champion or NOBODY, reason or found.note
     if approved or found.action == "promote":
         return promotion.promote(project, params, str(number), evidence, expected, reason)

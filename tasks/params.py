@@ -335,7 +335,6 @@ class RetrainParams(Section):
     on_shift: bool = True
     confidence: Annotated[float, Field(gt=0.5, le=0.995)] = 0.99
     start: Literal["auto", "pretrained"] = "auto"
-    warm_epochs: Count = 4
     overlap: Literal["queue", "skip"] = "queue"
     branch: Annotated[str, Field(min_length=1, max_length=200)] = "thawline/data"
 

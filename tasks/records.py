@@ -427,7 +427,9 @@ class TrainRun:
     prefix_bytes: int = 0  # of all of them, as kept on disk
     # Thaw line → relative error, against float32, of what is kept there in a lower precision.
     prefix_errors: dict[str, float] = field(default_factory=dict)
-    warm_start: dict[str, Any] | None = None  # the version that it went on from, if any
+    # The version that it went on from: `model`, `version`, `digest`, and its `epochs` and
+    # `learning_rate`, which are other ones then.
+    warm_start: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> TrainRun:

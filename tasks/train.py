@@ -7,7 +7,6 @@ import importlib.metadata
 import shutil
 import time
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from tasks.errors import ThawlineError
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, TrainParams
 from tasks.records import Project, ThawPlan, TrainRun, Tuning
 from tasks.retention import Retention
+from tasks.tracking.registry import WARM_START
 from tasks.warm_start import WarmStart
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def run(project: Project, params: Params) -> None:
     settings = TrainParams.model_validate(fixed | Tuning.read(project.tuning).train)
     start = warm_start.of(project, params)
     weights = start.weights(project) if start else None
+    used = params
     if start is not None:
         settings = start.settings(settings)
+        used = params.model_copy(update={"train": settings})
     with PeakMemory() as memory:
         compute = resolve(params.device, params.precision)
         ranks = parallel.start(settings.devices, compute.device)
@@ -57,8 +59,8 @@ def run(project: Project, params: Params) -> None:
         name = f"{plan.backbone} {plan.strategy}"
         tags = {"thawline.thaw_line": plan.thaw_line}
         if start is not None:
-            tags["thawline.warm_start"] = str(start)
-        header = tracking.header(project, params, name, tags)
+            tags[WARM_START] = str(start)
+        header = tracking.header(project, used, name, tags)
         spool = tracking.Spool.open(project, run_key, header)
         tracking.start_drainer(project)  # it ends by itself
         sent = 0
@@ -146,7 +148,7 @@ def _record(
         device=_devices(setup.compute.device, trainer.ranks.size),
         precision=setup.compute.precision,
         threads=params.threads,
-        warm_start=asdict(start) if start else None,
+        warm_start=start.told(setup.settings) if start else None,
         versions={
             "thawline": importlib.metadata.version("thawline"),
             **versions.libraries(params.problem),
@@ -193,7 +195,7 @@ def _identity(
             "libraries": versions.libraries(params.problem),
             "batch_size": params.embed.batch_size,
             "version": versions.VERSIONS["train"],
-            **({"start": [start.digest, start.epochs]} if start else {}),
+            **({"start": start.digest} if start else {}),
         }
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +19,29 @@ from typing import Any
 from tasks import files, params, params_file
 from tasks.changes import Changes
 from tasks.errors import ThawlineError
-from tasks.ledger import CHAMPION, KEPT, MOVES, WAITING, Entry
+from tasks.ledger import CHAMPION, KEPT, MOVES, ROLLBACK, WAITING, Entry
 from tasks.params import Params, TrainParams
 from tasks.records import DataSummary, Project
 
 log = logging.getLogger(__name__)
 
 FILE = "warm_start.yaml"
-KEY = "warm_start"  # in the evidence of an entry: the version that was gone on from
+KEY = "warm_start"  # in `model.json` and in the evidence of an entry: what was gone on from
 HEADER = """\
 # The registered version whose weights training goes on from, by `thawline retrain` (retrain.start);
 # null: it starts from the pretrained backbone. `thawline retrain --cold` says null again.
 """
-RATE = 0.5  # of `train.learning_rate`, for a network that has learned most of it
-_RECIPE = ("problem", "augment", "freeze", "train")  # sections that must be the champion's
+EPOCHS, RATE = 0.5, 0.5  # of those in `train`, for a network that has learned most of it
+MOST = 0.34  # share of added examples up to which that was tried
+# What makes no other model of the same data; all else must be the champion's.
+_APART: dict[str, Any] = {
+    **dict.fromkeys(("threads", "device", "retention", "evaluate"), True),
+    **dict.fromkeys(("package", "register_", "promote", "retrain"), True),
+    "prepare": {"data", "max_unreadable"},
+    "embed": {"batch_size"},
+    "freeze": {"cache", "cache_gigabytes"},
+    "train": params.NEVER_CHANGES_A_RESULT,
+}
 _ALONE = ("multi_layer_head", "auto")  # strategies whose plan may be another for other data
 
 
@@ -43,7 +53,6 @@ class WarmStart:
     version: int
     digest: str  # of the packaged model
     backbone: str
-    epochs: int  # of the training that goes on
     recipe: str  # digest of the parameters that it was decided for
     data: str  # and `DataSummary.digest` of the data
 
@@ -53,31 +62,36 @@ class WarmStart:
     def settings(self, train: TrainParams) -> TrainParams:
         """Those of the training that goes on: fewer epochs, at a lower rate."""
         rate = train.learning_rate if train.learning_rate == "auto" else RATE * train.learning_rate
-        return train.model_copy(update={"epochs": self.epochs, "learning_rate": rate})
+        epochs = math.ceil(EPOCHS * train.epochs)
+        return train.model_copy(update={"epochs": epochs, "learning_rate": rate})
+
+    def told(self, train: TrainParams) -> dict[str, Any]:
+        """For the record of a training with such settings."""
+        version = {"model": self.model, "version": self.version, "digest": self.digest}
+        return {**version, "epochs": train.epochs, "learning_rate": train.learning_rate}
 
     def weights(self, project: Project) -> Path:
-        """Its file of weights, from the registry or the copy of it in scratch.
+        """Its file of weights, from the registry.
 
         Raises `ThawlineError` when the version is not there, or not the model that is meant.
         """
         from tasks import packaged, predict
         from tasks.tracking import store
 
-        with store.connect(project.root) as client:
-            folder = predict.packaged_copy(client, self.model, self.version)
+        cure = "start from the pretrained backbone with: thawline retrain --cold --force"
+        try:
+            with store.connect(project.root) as client:
+                folder = predict.packaged_copy(client, self.model, self.version)
+        except ThawlineError as error:
+            raise ThawlineError(f"{error}; {FILE} names it to go on from: {cure}") from None
         if packaged.verify(folder) != self.digest:
-            raise ThawlineError(
-                f"{self} is not the model that {FILE} means (its digest is another); start from "
-                "the pretrained backbone with: thawline retrain --cold"
-            )
+            raise ThawlineError(f"{self} is not the model that {FILE} means; {cure}")
         return folder / "model.safetensors"
 
 
 def recipe(of: Params) -> str:
     """A digest of the parameters that make a model what it is, but for its data."""
-    found = of.model_dump(include=set(_RECIPE), mode="json")
-    weights = {name: entry.sha256 for name, entry in of.embed.weights.items()}
-    return files.sha256_json([found, weights])[:16]
+    return files.sha256_json(of.model_dump(exclude=_APART, mode="json"))[:16]
 
 
 def of(project: Project, now: Params) -> WarmStart | None:
@@ -107,9 +121,12 @@ def parsed(data: bytes, where: str = FILE) -> WarmStart | None:
         ) from None
 
 
-def ensure(root: Path) -> None:
-    """Write the file where there is none, as in a project of an older version."""
-    if not (root / FILE).is_file():
+def ensure(root: Path, now: Params) -> None:
+    """Write null where there is no file, or its start was for other parameters: before DVC looks,
+    which knows the parameters of each stage alone."""
+    path = root / FILE
+    start = parsed(path.read_bytes(), str(path)) if path.is_file() else None
+    if start is None or start.recipe != recipe(now):
         write(root, None)
 
 
@@ -144,23 +161,40 @@ def why_not(
         return "retrain.start is pretrained"
     if then is None:
         return "the parameters that the champion was made with are not known"
-    if changed := [name for name in _RECIPE if getattr(now, name) != getattr(then, name)]:
+    ours, theirs = (x.model_dump(exclude=_APART, mode="json") for x in (now, then))
+    if changed := [name for name in ours if ours[name] != theirs[name]]:
         return f"other parameters than the champion's in {', '.join(changed)}"
-    if now.embed.weights != then.embed.weights or backbone not in now.embed.backbones:
-        return "the champion's backbone is not among embed.backbones as it was"
-    if now.tune.trials:
-        return "tune.trials tries what starts from the pretrained backbone"
+    if backbone not in now.embed.backbones:
+        return "the champion's backbone is not among embed.backbones"
     if now.freeze.strategy in _ALONE or params.epochs_before_the_last_phase(now.freeze):
         return f"freeze.strategy {now.freeze.strategy!r} goes through phases of its own"
+    if now.train.epochs < 2:
+        return "one epoch cannot be made fewer"
+    if now.tune.trials:
+        return "tune.trials tries what starts from the pretrained backbone"
     if now.repeat.folds or now.repeat.seeds > 1:
         return "repeat trains from the pretrained backbone, and would judge another recipe"
+    return _why_not_on(found) or _why_not_from(entries, went_on)
+
+
+def _why_not_on(found: Changes) -> str:
+    """What of the data speaks against it."""
     if found.new_classes or found.lost_classes:
         return "the classes are others"
-    if moved := found.found["moved"]:
-        return f"the champion may know what is held out now ({moved:,} moved)"
+    if held_out := found.found["moved"] + found.test["from_training"]:
+        return f"the champion may know what is held out now ({held_out:,} moved)"
     gone = [f"{found.to_learn[k]:,} {k}" for k in ("removed", "relabelled") if found.to_learn[k]]
     if gone:
         return f"the champion still knows what is wrong or gone now ({', '.join(gone)})"
+    if not found.to_learn["added"]:
+        return "there is nothing new to learn"
+    if found.share > MOST:
+        return f"{found.share:.0%} of the examples were added, more than a third"
+    return ""
+
+
+def _why_not_from(entries: Sequence[Entry], went_on: bool) -> str:
+    """What of the champion's own story does."""
     if went_on:
         return "the champion went on from another itself, and twice in a row does worse"
     if _refused(entries):
@@ -169,12 +203,13 @@ def why_not(
 
 
 def _refused(entries: Sequence[Entry]) -> bool:
-    """Whether the newest challenger of the champion of now went on from it, and was kept out."""
+    """Whether the newest challenger of the champion of now went on from it, and was kept out; or
+    the champion was brought back, whatever had taken its place."""
     for entry in reversed(entries):
         if entry.alias != CHAMPION:
             continue
         if entry.kind in MOVES:
-            return False
+            return entry.kind == ROLLBACK
         if entry.kind in (KEPT, WAITING) and entry.evidence.get("challenger"):
             return KEY in entry.evidence
     return False

@@ -59,14 +59,13 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     tells_what_came_in(json.loads(small.here(copy, "changes", "--json").stdout))
     assert small.digests(copy) == weights  # nothing after the features ran
 
-    wanted = ["retrain.min_examples=1", "retrain.min_new=0.01", "retrain.warm_epochs=2"]
-    params_file.set_values(copy.root, wanted)
+    params_file.set_values(copy.root, ["retrain.min_examples=1", "retrain.min_new=0.01"])
     (copy.root / "notes.txt").write_text("not committed\n")
     known = small.git(copy.root, "rev-parse", "HEAD")
     done = small.call(copy.root, "thawline", "retrain", "--json", **server)
     assert done.returncode == 0, done.stderr
     assert "Retrain (about " in done.stderr
-    assert "It goes on from clothes version 1 for 2 epochs: data was only added." in done.stderr
+    assert "It goes on from clothes version 1, as examples were only added." in done.stderr
     made = json.loads(done.stdout)
     assert made["outcome"] in ("kept", "promoted")
     assert made["advice"]["changes"]["found"]["added"] == 2 * small.MORE
@@ -82,6 +81,9 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     assert files.read_json(copy.models / "model.json")["warm_start"] == gone_on
     assert len(pd.read_csv(copy.train / "history.csv")) == 1 + 2  # the start, and two epochs
     assert "went on from clothes version 1" in (copy.models / "README.md").read_text()
+    assert "<dt>Went on from</dt><dd>clothes version 1, in 2 epochs" in (
+        copy.reports / "report.html"
+    ).read_text(encoding="utf-8")
 
     assert small.git(copy.root, "rev-parse", "HEAD") == known
     assert "?? notes.txt" in small.git(copy.root, "status", "--porcelain")
@@ -91,11 +93,9 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     assert [entry["kind"] for entry in standing["last"]][1:3] == ["retraining", "not retrained"]
     evidence = standing["last"][0]["evidence"]
     assert evidence["retraining"]["deployment"] == "by hand" and evidence["retraining"]["data"]
-    assert evidence["warm_start"] == "clothes version 1"
+    assert evidence["warm_start"] == "version 1"
     if made["outcome"] == "kept":
         assert "was judged before" in small.here(copy, "retrain").stdout
-    small.here(copy, "retrain", "--cold")
-    assert (copy.root / "warm_start.yaml").read_text().endswith("start: null\n")
 
 
 def tells_what_came_in(advice: dict[str, Any]) -> None:

@@ -264,16 +264,21 @@ class PhaseRun:
         state.history.append(row)
         self._point("validation_loss", loss, state.epoch)
         self._point("validation_accuracy", accuracy, state.epoch)
-        lower = state.best_loss is None or loss < state.best_loss
-        if lower:
-            state.best_loss, state.waited = loss, 0
+        if self._lower(loss, accuracy) if self.params.patience else self._as_good(accuracy):
+            state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
+            kept = self._judged().state(self.trainer.learned)
+            self.trainer.best = {k: v.detach().clone() for k, v in kept.items()}
         else:
             state.waited += 1
             state.stopped_early = state.stopped_early or self._exhausted()
-        if lower if self.params.patience else self._as_good(accuracy):
-            state.best_epoch = state.epoch
-            kept = self._judged().state(self.trainer.learned)
-            self.trainer.best = {k: v.detach().clone() for k, v in kept.items()}
+
+    def _lower(self, loss: float, accuracy: float) -> bool:
+        """Whether an epoch's loss is the lowest so far, or it is the first that is as often right
+        as the start, which is there to fall back to."""
+        state = self.state
+        start = state.history[0]["validation_accuracy"]
+        over_start = state.best_epoch == 0 and state.epoch > 0 and accuracy >= start
+        return state.best_loss is None or loss < state.best_loss or over_start
 
     def _as_good(self, accuracy: float) -> bool:
         """Whether an epoch is not worse than those before it, as far as validation can tell.
@@ -283,8 +288,8 @@ class PhaseRun:
         et al. 1984). The lowest loss comes earlier, where a network is less sure of itself but also
         less often right. The start is there to fall back to: what replaces it is as often right.
         """
-        start, *others = (row["validation_accuracy"] for row in self.state.history)
-        highest = max([start, *others])
+        accuracies = [row["validation_accuracy"] for row in self.state.history]
+        start, highest = accuracies[0], max(accuracies)
         error = math.sqrt(highest * (1 - highest) / len(self.data.validation_targets))
         return accuracy >= max(start, highest - error)
 

@@ -361,7 +361,7 @@ def _model(
     problem = tasks.problems.load(params.problem)
     model, head = problem.build(backbone, len(classes), settings.head)
     if start is not None:
-        model.load_state_dict(load_file(start))
+        _go_on(model, start)
     else:
         _transfer(backbone.model, model, (head, *plan.reinitialised))
     if settings.dropout is not None:
@@ -413,6 +413,18 @@ def _old(backbone: Backbone, example: Tensor, compute: Compute) -> Network:
         )
     model = backbone.model.eval().requires_grad_(False)
     return Network.of(chain(compute.host(model), backbone.head, example))
+
+
+def _go_on(model: nn.Module, start: Path) -> None:
+    """Load all weights of an earlier training; raises `ThawlineError` where they do not fit."""
+    try:
+        model.load_state_dict(load_file(start))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ThawlineError(
+            f"the weights to go on from are of another network ({reason}); start from the "
+            "pretrained backbone with: thawline retrain --cold --force"
+        ) from None
 
 
 def _transfer(backbone: nn.Module, model: nn.Module, new: Sequence[str]) -> None:

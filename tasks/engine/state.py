@@ -41,9 +41,9 @@ class State:
     step: int = 0  # of all phases
     epoch: int = 0  # finished epochs of all phases
     loss_sum: float = 0.0  # of the running epoch
-    best_loss: float | None = None  # on validation
+    best_loss: float | None = None  # on validation, of the epoch that is kept
     best_epoch: int = 0  # whose weights are kept: see `PhaseRun`
-    waited: int = 0  # epochs without a better validation loss
+    waited: int = 0  # epochs since the one that is kept
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     points: list[dict[str, Any]] = field(default_factory=list)  # for the tracking server

@@ -52,7 +52,9 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
     policy = ViewPolicy.read(project.augment / "policy.json")
     evaluation = files.read_json(project.evaluate / "evaluation.json")
     plan = ThawPlan.read(project.thaw_plan)
-    tuning = Tuning.read(project.tuning)
+    tuning, run = Tuning.read(project.tuning), TrainRun.read(project.train / "run.json")
+    trained = {k: v for k, v in (run.warm_start or {}).items() if k in tuning.train}
+    trained = {**tuning.train, **trained}  # a warm start has its own epochs and rate
     return {
         "title": params.register_.model,
         "params": params,
@@ -77,17 +79,17 @@ def context(project: Project, params: Params, seconds: float | None) -> Values:
         "plan": plan,
         "layers": layers(
             freeze.with_new_head(plan, len(evaluation["classes"]), tuning.train["head"]["hidden"]),
-            tuning.train["learning_rate"],
+            trained["learning_rate"],
         ),
         "tuning": tuning,
         "searched": searched(tuning),
-        "settings": settings(tuning.train),
+        "settings": settings(trained),
         "retention": retention(Retention.read(project.train / "retention.json")),
         "inspection": inspection(project),
         "labels": labels(evaluation["learning_curve"]),
         "data": data(DataSummary.read(project.summary)),
         "stages": stages(project, params, seconds),
-        "run": TrainRun.read(project.train / "run.json"),
+        "run": run,
         "spent": SPENT,
         "metrics": files.read_json(project.reports / "metrics.json"),
         "thawline": version("thawline"),

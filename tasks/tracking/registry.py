@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST = "thawline.model_digest"
+WARM_START = "thawline.warm_start"  # tag of a version whose training went on from another
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors")  # of any packaged model
 _DESCRIPTION = 5000  # characters that MLflow's table holds
 
@@ -234,10 +235,12 @@ def _log_metrics(client: MlflowClient, run_id: str, model_id: str, record: dict[
 def _tags(record: dict[str, Any], digest: str) -> dict[str, str]:
     kept = ("test.accuracy", "test.accuracy_low", "test.accuracy_high")
     figures = {key: str(record["metrics"][key]) for key in kept if key in record["metrics"]}
+    start = record.get("warm_start")
     return {
         DIGEST: digest,
         "thawline.backbone": record["backbone"],
         "thawline.data_digest": record["data"]["digest"],
+        **({WARM_START: f"version {start['version']}"} if start else {}),
         **figures,
     }
 
