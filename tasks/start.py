@@ -45,15 +45,16 @@ def take(
 
     It is `models:/NAME@ALIAS` or `models:/NAME/NUMBER` in the project's registry; another project,
     whose packaged model is meant, or `PROJECT@ALIAS`, one of its registry; a packaged folder; or a
-    file of weights, of the network `backbone`. `classes`: the project's, read if not given. Raises
-    `ThawlineError` when there is no such model, it is damaged, or it does not fit the project.
+    file or folder of weights, of the network `backbone`. `classes`: the project's, read if not
+    given. Raises `ThawlineError` when there is no such model, it is damaged, or it does not fit.
     """
     path = Path(source).expanduser()
-    if path.is_file():
-        return _file(project, params, path, backbone)
+    if path.is_file() or (path.is_dir() and backbone and not (path / "digests.json").is_file()):
+        return _weights(project, params, path, backbone)
     if backbone is not None:
         raise ThawlineError(
-            "--backbone is for a file of weights; a packaged model says itself what network it is"
+            "--backbone is for a file or folder of weights; a packaged model says itself what "
+            "network it is"
         )
     with _packaged(project, source) as (folder, origin):
         return _model(project, params, folder, origin, classes)
@@ -71,7 +72,8 @@ def _model(
     starts = problems.starting(params.problem)
     with _written(project) as temporary:
         start = starts.write(folder, origin, temporary)
-        file, sha256 = _place(project, temporary, start.backbone, temporary.suffix)
+        sha256 = files.sha256_file(temporary)
+        file = _place(project, temporary, sha256, start.backbone, temporary.suffix)
     _check(project, params, start.backbone, file, sha256)
     names = classes if classes is not None else _classes(project, params)
     shared = [name for name in names if name in start.classes]
@@ -97,15 +99,19 @@ def _model(
     return Taken(file, values, told)
 
 
-def _file(project: Project, params: Params, path: Path, backbone: str | None) -> Taken:
-    """A file of weights as it is; one that `take` once wrote may be copied too."""
+def _weights(project: Project, params: Params, path: Path, backbone: str | None) -> Taken:
+    """Weights as they are, a file or a folder; what `take` once wrote may be copied too."""
     if backbone is None and len(params.embed.backbones) > 1:
         listed = ", ".join(params.embed.backbones)
         raise ThawlineError(f"say which network {path} is of, with --backbone (such as {listed})")
     name = backbone or params.embed.backbones[0]
     with _written(project) as temporary:
-        shutil.copyfile(path, temporary)
-        file, sha256 = _place(project, temporary, name, path.suffix)
+        if path.is_dir():
+            sha256 = problems.starting(params.problem).copy(path, temporary)
+        else:
+            shutil.copyfile(path, temporary)
+            sha256 = files.sha256_file(temporary)
+        file = _place(project, temporary, sha256, name, "" if path.is_dir() else path.suffix)
     source = _check(project, params, name, file, sha256)
     return Taken(file, _values(params, name, file, sha256), [f"start: {name}, {source}"])
 
@@ -131,14 +137,18 @@ def _written(project: Project) -> Iterator[Path]:
         yield Path(name) / "start.safetensors"
 
 
-def _place(project: Project, temporary: Path, backbone: str, suffix: str) -> tuple[str, str]:
-    """Move a file to where its content says; an earlier start keeps its own. Path and sha256."""
-    sha256 = files.sha256_file(temporary)
+def _place(project: Project, temporary: Path, sha256: str, backbone: str, suffix: str) -> str:
+    """Move a file or folder to where its content says; an earlier start keeps its own."""
     file = f"{FOLDER}/{backbone}-{sha256[:12]}{suffix}"
-    if not (project.root / file).is_file() or files.sha256_file(project.root / file) != sha256:
-        with files.atomic(project.root / file) as target:
-            temporary.replace(target)
-    return file, sha256
+    target = project.root / file
+    if temporary.is_dir():
+        with files.atomic_folder(target) as made:
+            for each in temporary.iterdir():
+                each.replace(made / each.name)
+    elif not target.is_file() or files.sha256_file(target) != sha256:
+        with files.atomic(target) as made:
+            temporary.replace(made)
+    return file
 
 
 def _check(project: Project, params: Params, backbone: str, file: str, sha256: str) -> str:
@@ -152,9 +162,16 @@ def _check(project: Project, params: Params, backbone: str, file: str, sha256: s
         loaded = problems.load(params.problem).backbone(backbone, embed, project.root)
     except ThawlineError:
         if not (project.root / f"{file}.dvc").is_file():
-            (project.root / file).unlink()
+            _remove(project.root / file)
         raise
     return str(loaded.weights_source)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -178,7 +195,7 @@ def _packaged(project: Project, source: str) -> Iterator[tuple[Path, str]]:
     if not folder.is_dir():
         raise ThawlineError(
             f"{source}: there is no such model; name models:/NAME@champion, a project's folder, "
-            "PROJECT@champion, a packaged model's folder, or a file of weights"
+            "PROJECT@champion, a packaged model's folder, or a file or folder of weights"
         )
     digest = packaged.verify(folder)
     yield folder, f"packaged model {digest[:12]}"

@@ -183,11 +183,11 @@ def start_from(
         str,
         typer.Argument(
             help="models:/NAME@champion, a project's folder (PROJECT@champion: by its registry), "
-            "a packaged model, or a file of weights."
+            "a packaged model, or a file or folder of weights."
         ),
     ],
     backbone: Annotated[
-        str | None, typer.Option(help="File of weights: the network that they are of.")
+        str | None, typer.Option(help="File or folder of weights: the network that they are of.")
     ] = None,
 ) -> None:
     """Take a model's weights, and its head where it can be kept, as the start of this project.

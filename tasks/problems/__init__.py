@@ -371,6 +371,13 @@ class Starting(Protocol):
         """Write a packaged folder as one file that `embed.weights` can name; `origin`: its name."""
         ...
 
+    def copy(self, folder: Path, target: Path) -> str:
+        """Copy what a folder of pretrained weights needs; returns the sha256 for `embed.weights`.
+
+        Raises `ThawlineError` when it is no such folder, or the problem's weights are files.
+        """
+        ...
+
 
 class Exporting(Protocol):
     """The module `onnx_export`."""

@@ -463,6 +463,7 @@ def test_a_file_of_another_network(tmp_path: Path, empty: Project, packaged: Pat
     two = drawn_project.params(embed={"backbones": [NAME, "resnet18"]})
     assert "say which network" in refused(empty, str(path), two)
     assert "--backbone is for a file" in refused(empty, str(packaged), backbone=NAME)
+    assert "are one file: name that" in refused(empty, str(tmp_path), backbone=NAME)
 
 
 def test_a_start_under_the_name_of_another_network(packaged: Path, empty: Project) -> None:

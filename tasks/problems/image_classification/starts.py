@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files, start_file
+from tasks.errors import ThawlineError
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ def write(folder: Path, origin: str, path: Path) -> Start:
     start = Start(**start_file.facts(record, origin), **view)
     start_file.write(folder, start, path)
     return start
+
+
+def copy(folder: Path, target: Path) -> str:
+    """Weights of these networks are single files, so a folder is refused."""
+    raise ThawlineError(f"{folder} is a folder; the weights of a network are one file: name that")
 
 
 def read(path: Path) -> Start | None:

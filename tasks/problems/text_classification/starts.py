@@ -3,6 +3,7 @@ vocabulary go with it."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def write(folder: Path, origin: str, path: Path) -> Start:
     )
     start_file.write(folder, start, path)
     return start
+
+
+def copy(folder: Path, target: Path) -> str:
+    """Copy a folder of an encoder, without what does not belong to it; returns its sha256.
+
+    Raises `ThawlineError` when its configuration, weights or vocabulary is missing.
+    """
+    from tasks.problems.text_classification import weights  # which reads starts
+
+    target.mkdir()
+    for name in weights.needed(folder):
+        shutil.copyfile(folder / name, target / name)
+    return weights.digest(target)
 
 
 def read(path: Path) -> Start | None:

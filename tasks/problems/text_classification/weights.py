@@ -119,10 +119,10 @@ def digest(folder: Path) -> str:
 
     Raises `ThawlineError` when one of these is missing.
     """
-    return files.sha256_json({name: files.sha256_file(folder / name) for name in _needed(folder)})
+    return files.sha256_json({name: files.sha256_file(folder / name) for name in needed(folder)})
 
 
-def _needed(folder: Path) -> list[str]:
+def needed(folder: Path) -> list[str]:
     """The files that make up an encoder. Raises `ThawlineError` when one is missing."""
     missing = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
     tokenizer = {path.name for pattern in TOKENIZER for path in folder.glob(pattern)}
@@ -182,7 +182,7 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong is said here
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    _needed(folder)
+    needed(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         vocabulary = _vocabulary(folder)

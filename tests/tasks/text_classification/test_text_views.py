@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
+from tasks import start
 from tasks.errors import ThawlineError, UnknownName
-from tasks.params import EmbedParams
+from tasks.params import EmbedParams, Params
 from tasks.problems import Backbone
 from tasks.problems.text_classification import backbones, encoders, tokens, views, weights
 from tasks.problems.text_classification.encoders import HEAD
@@ -136,6 +137,35 @@ def test_weights_are_bound_to_their_content(folder: Path, tmp_path: Path) -> Non
     (copy / "tokenizer.json").write_text(text.replace("quick", "quack"))
     with pytest.raises(ThawlineError, match=r"embed\.weights\.small: small-bert has sha256 .* not"):
         backbones.backbone("small", wanted, tmp_path)
+
+
+def test_a_folder_is_taken_into_a_project_with_its_sha256(folder: Path, project: Project) -> None:
+    parameters = Params.model_validate(
+        {
+            "problem": "text_classification",
+            "prepare": {"data": "x"},
+            "embed": {"backbones": ["minilm_l6"]},
+        }
+    )
+    (folder / "pytorch_model.bin").write_bytes(b"the same once more")
+    taken = start.take(project, parameters, str(folder), "small", ["a", "b"])
+    entry = taken.values["embed.weights"]["small"]
+    assert entry == {"file": taken.file, "sha256": weights.digest(folder)}
+    assert taken.values["embed.backbones"] == ["small"]
+    copied = project.root / taken.file
+    assert {path.name for path in copied.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    again = start.take(project, parameters, str(folder), "small", ["a", "b"])
+    assert again.file == taken.file and weights.digest(copied) == entry["sha256"]
+    (folder / "pytorch_model.bin").unlink()
+    empty = folder.parent / "nothing"
+    empty.mkdir()
+    with pytest.raises(ThawlineError, match="nothing is no folder of an encoder"):
+        start.take(project, parameters, str(empty), "small", ["a", "b"])
+    assert [path.name for path in (project.root / start.FOLDER).iterdir()] == [copied.name]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tasks import files
+from tasks.errors import ThawlineError
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,7 @@ def write(folder: Path, origin: str, path: Path) -> Start:
 def read(path: Path) -> Start:
     with safe_open(path, framework="pt") as file:
         return Start(**json.loads(file.metadata()["start"]))
+
+
+def copy(folder: Path, target: Path) -> str:
+    raise ThawlineError(f"{folder} is a folder; these weights are one file")
