@@ -25,8 +25,8 @@ def retrain(
 ) -> None:
     """Bring the data, decide by what changed, train, and let the gate decide who is champion.
 
-    Imported data is brought up to its source first. Trains where `thawline changes` says so; from
-    the champion's weights where data was only added (retrain.start). The
+    Imported data is brought up to its source first. Trains where `thawline changes` says so, from
+    the champion's weights where some data was added and nothing else changed (retrain.start). The
     data version goes into a git branch of its own (retrain.branch), the working tree stays as it
     is. Where the gate leaves the decision to a person, the exit code is 3.
 
