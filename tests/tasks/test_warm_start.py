@@ -285,7 +285,11 @@ def test_the_stages_take_the_champions_backbone_and_fewer_passes(
     cold = TrainRun.read(project.train / "run.json")
     start = start_of(project, params)
     warm_start.write(project.root, start)
-    select.run(project, params)
+    slow = params.model_copy(
+        update={"select": params.select.model_copy(update={"max_latency_ms": 1e-6})}
+    )
+    monkeypatch.setattr(warm_start, "recipe", lambda of: start.recipe)  # one with that limit
+    select.run(project, slow)
     assert Selection.read(project.selection).why == f"{NAME}, as training goes on from {start}."
     train.run(project, params)
     warm = TrainRun.read(project.train / "run.json")
