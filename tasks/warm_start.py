@@ -32,6 +32,7 @@ HEADER = """\
 # null: it starts from the pretrained backbone. `thawline retrain --cold` says null again.
 """
 EPOCHS, RATE = 0.5, 0.5  # of those in `train`, for a network that has learned most of it
+LEAST = 4  # epochs of which half is still worth it: with two, as texts have, it does worse
 MOST = 0.34  # share of added examples up to which that was tried
 # What makes no other model of the same data; all else must be the champion's.
 _APART: dict[str, Any] = {
@@ -168,8 +169,8 @@ def why_not(
         return "the champion's backbone is not among embed.backbones"
     if now.freeze.strategy in _ALONE or params.epochs_before_the_last_phase(now.freeze):
         return f"freeze.strategy {now.freeze.strategy!r} goes through phases of its own"
-    if now.train.epochs < 2:
-        return "one epoch cannot be made fewer"
+    if now.train.epochs < LEAST:
+        return f"train.epochs is {now.train.epochs}, of which half would be too few"
     if now.tune.trials:
         return "tune.trials tries what starts from the pretrained backbone"
     if now.repeat.folds or now.repeat.seeds > 1:
