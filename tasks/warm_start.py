@@ -112,13 +112,12 @@ def of(project: Project, now: Params) -> WarmStart | None:
 
 def parsed(data: bytes, where: str = FILE) -> WarmStart | None:
     """What such a file says; raises `ThawlineError` where it is not one."""
-    tree = params_file.parse(data, where)
     try:
-        found: dict[str, Any] | None = tree["start"]
+        found: dict[str, Any] | None = params_file.parse(data, where)["start"]
         return None if found is None else WarmStart(**found)
-    except (KeyError, TypeError):
+    except (ThawlineError, KeyError, TypeError):
         raise ThawlineError(
-            f"{where} is not what thawline retrain wrote; make it anew: thawline retrain --cold"
+            f"{where} is not what thawline retrain wrote; delete it and run again"
         ) from None
 
 

@@ -96,13 +96,18 @@ def test_a_start_holds_for_what_it_was_decided_for_alone(
     assert warm_start.of(project, settings()) is None  # gone, before DVC looked
 
 
-@pytest.mark.parametrize("text", ["", "start: 3", "start: {version: 1}", "begin: null"])
+@pytest.mark.parametrize(
+    "text", ["", "start: 3", "start: {version: 1}", "begin: null", "<<<<<<< HEAD"]
+)
 def test_a_broken_file_is_told_with_its_cure(tmp_path: Path, text: str) -> None:
     (tmp_path / warm_start.FILE).write_text(text)
-    with pytest.raises(ThawlineError, match="thawline retrain --cold"):
+    with pytest.raises(ThawlineError, match="delete it and run again"):
         warm_start.of(Project(tmp_path), settings())
-    with pytest.raises(ThawlineError, match="thawline retrain --cold"):
+    with pytest.raises(ThawlineError, match="delete it and run again"):
         warm_start.ensure(tmp_path, settings())
+    (tmp_path / warm_start.FILE).unlink()
+    warm_start.ensure(tmp_path, settings())
+    assert warm_start.of(Project(tmp_path), settings()) is None
 
 
 # When
