@@ -1,14 +1,15 @@
 """How near training from the cache comes to its ceiling, and what the cache brings.
 
-    .venv/bin/python -m benchmarks.ceiling            # about 20 minutes on 2 quiet cores
+    .venv/bin/python -m benchmarks.ceiling            # about 45 minutes on 2 quiet cores
     .venv/bin/python -m benchmarks.ceiling --quick    # 2 minutes
 
 Ceiling: optimizer steps a second of the unfrozen part alone, on one batch that is in memory
 already, with the same autocast, optimizer, averaging and clipping, and nothing else; beside it the
 training loop on the cached output of the frozen part, in turns with the ceiling, in one process.
 Cache: the same thaw line trained with the cache and with `freeze.cache: off`, as stages of a
-project, in turns, several seeds. Fashion-MNIST as in benchmarks/peers.py. Writes ceiling.json and
-ceiling.md into benchmarks/results (with --quick into --work).
+project, in turns, several seeds; for two lines and two lengths, since what the cache spares grows
+with the frozen share and with the epochs. Fashion-MNIST as in benchmarks/peers.py. Writes
+ceiling.json and ceiling.md into benchmarks/results (with --quick into --work).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +37,15 @@ from tasks.engine.setup import Setup
 from tasks.records import Project, ThawPlan, Tuning
 
 FRACTIONS = (0.25, 0.5, 0.75)
-CACHED_FRACTION = 0.25  # of the compute above the thaw line: three quarters are frozen
+# For the cache: share of the compute above the thaw line; epochs beside the recipe's, or None.
+REGIMES: tuple[tuple[float, int | None], ...] = ((0.25, None), (0.25, 20), (0.1, 20))
+COSTS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "CPU seconds": lambda record: record["cpu_seconds"],
+    "seconds": lambda record: record["seconds"],
+    "seconds, frozen pass found": lambda record: (
+        record["seconds"] - record["notes"]["prefix_seconds"]
+    ),
+}
 FEW = 32  # validation examples of the timed loop: the ceiling does not validate at all
 
 
@@ -120,39 +130,36 @@ def against_ceiling(project: Project, fraction: float, rounds: int) -> dict[str,
 
 
 def cached_against_uncached(
-    runner: Runner, data: Data, seeds: int, epochs: dict[str, Any]
+    runner: Runner, data: Data, seeds: int, fraction: float, epochs: int | None
 ) -> dict[str, Any]:
     """One thaw line with and without the cache: ratios of cost, difference of accuracy."""
-    common = {"freeze.thaw_fraction": CACHED_FRACTION, **epochs}
+    common = {"freeze.thaw_fraction": fraction} | ({"train.epochs": epochs} if epochs else {})
     arms = [Arm(cache, "thawline", {**common, "freeze.cache": cache}) for cache in ("auto", "off")]
-    found: dict[str, list[Run]] = {arm.label: [] for arm in arms}
-    for run in runner.runs(data, [(arm, seed) for seed in range(seeds) for arm in arms], "cache"):
-        found[run.arm.label].append(run)
-    cached, uncached = (peers_report.Summary(runs) for runs in found.values())
+    wanted = [(arm, seed) for seed in range(seeds) for arm in arms]
+    runs = runner.runs(data, wanted, f"thaw_fraction {fraction}, {epochs or 'usual'} epochs")
+    cached, uncached = runs[::2], runs[1::2]
+    accuracies = [peers_report.Summary(arm).hits for arm in (cached, uncached)]
     return {
-        "thaw_fraction": CACHED_FRACTION,
+        "thaw_fraction": fraction,
+        "epochs": epochs or params_file.load(data.project.root).train.epochs,
         "seeds": seeds,
-        "test_accuracy": {
-            name: peers_report.interval(summary.hits).__dict__
-            for name, summary in (("cached", cached), ("uncached", uncached))
-        },
-        "difference": peers_report.interval(cached.hits, uncached.hits).__dict__,
-        **{
-            name: {
-                "cached": cached.median(name),
-                "uncached": uncached.median(name),
-                "ratios": [
-                    b.record[name] / a.record[name]
-                    for a, b in zip(cached.runs, uncached.runs, strict=True)
-                ],
-            }
-            for name in ("cpu_seconds", "seconds")
-        },
-        "runs": [run.record for run in (*cached.runs, *uncached.runs)],
+        "costs": {name: ratios(cost, cached, uncached) for name, cost in COSTS.items()},
+        "test_accuracy": [peers_report.interval(hits).__dict__ for hits in accuracies],
+        "difference": peers_report.interval(*accuracies).__dict__,
+        "runs": [run.record for run in runs],
     }
 
 
-def lines(loops: list[dict[str, Any]], cache: dict[str, Any]) -> list[str]:
+def ratios(
+    cost: Callable[[dict[str, Any]], float], cached: Sequence[Run], uncached: Sequence[Run]
+) -> dict[str, Any]:
+    """What both cost, medians; and by seed, how many times the uncached training's cost."""
+    pairs = [(cost(a.record), cost(b.record)) for a, b in zip(cached, uncached, strict=True)]
+    medians = [statistics.median(costs) for costs in zip(*pairs, strict=True)]
+    return {"medians": medians, "ratios": [without / with_it for with_it, without in pairs]}
+
+
+def lines(loops: list[dict[str, Any]], caches: list[dict[str, Any]]) -> list[str]:
     written = [
         "## Steps a second from the cache against the unfrozen part alone",
         "",
@@ -162,34 +169,40 @@ def lines(loops: list[dict[str, Any]], cache: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for row in loops:
-        ratios = [turn["ratio"] for turn in row["turns"]]
+        shares = [turn["ratio"] for turn in row["turns"]]
         written.append(
             f"| {row['thaw_fraction']} | {row['thaw_line']} | {row['loop']:.1f} | "
-            f"{row['ceiling']:.1f} | {row['ratio']:.2f} ({min(ratios):.2f} … {max(ratios):.2f}) |"
+            f"{row['ceiling']:.1f} | {row['ratio']:.2f} ({min(shares):.2f} … {max(shares):.2f}) |"
         )
-    difference = peers_report.Interval(**cache["difference"])
     written += [
         "",
         "## The same thaw line with and without the cache",
         "",
-        f"thaw_fraction {cache['thaw_fraction']}, {cache['seeds']} seeds in turns, medians; the "
-        "frozen pass is charged; in brackets the smallest and the largest ratio of a seed.",
+        f"{caches[0]['seeds']} seeds in turns. Costs are uncached / cached: the median, in "
+        "brackets the smallest and the largest of a seed; then the medians of both. The frozen "
+        "pass is charged, but in the last column of costs, which is what a training costs whose "
+        "frozen part another has computed before (trials of `tune`, trainings of `repeat`).",
         "",
-        "| | cached | uncached | uncached / cached |",
-        "|---|---|---|---|",
+        f"| frozen | epochs | {' | '.join(COSTS)} | points of accuracy, cached - uncached |",
+        "|---|---|" + "---|" * (len(COSTS) + 1),
     ]
-    for name, title in (("cpu_seconds", "CPU seconds"), ("seconds", "seconds")):
-        row, ratios = cache[name], cache[name]["ratios"]
+    for row in caches:
+        difference = peers_report.Interval(**row["difference"])
+        cells = [cell(found) for found in row["costs"].values()]
         written.append(
-            f"| {title} | {row['cached']:.1f} | {row['uncached']:.1f} | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f}) |"
+            f"| {1 - row['thaw_fraction']:.0%} | {row['epochs']} | {' | '.join(cells)} | "
+            f"{difference} |"
         )
-    accuracies = [peers_report.Interval(**x) for x in cache["test_accuracy"].values()]
-    written.append(
-        f"| test accuracy % (95 %) | {accuracies[0]} | {accuracies[1]} | "
-        f"difference in points: {difference} |"
-    )
     return written
+
+
+def cell(found: dict[str, Any]) -> str:
+    """How many times as much the training without the cache cost."""
+    by_seed, (cached, uncached) = found["ratios"], found["medians"]
+    return (
+        f"{statistics.median(by_seed):.2f} ({min(by_seed):.2f} … {max(by_seed):.2f}): "
+        f"{uncached:.0f} / {cached:.0f}"
+    )
 
 
 def main() -> None:
@@ -198,10 +211,10 @@ def main() -> None:
     data = peer_data.make("fashion_mnist", options.work, options.quick)
     loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
     runner = Runner.of(options)
-    epochs = {"train.epochs": 2} if options.quick else {}
-    cache = cached_against_uncached(runner, data, options.seeds, epochs)
-    found = {"examples": data.describe(), "loops": loops, "cache": cache}
-    results.write(found, [f"{data.describe()}.", "", *lines(loops, cache)])
+    regimes = [(REGIMES[0][0], 2)] if options.quick else REGIMES
+    caches = [cached_against_uncached(runner, data, options.seeds, *regime) for regime in regimes]
+    found = {"examples": data.describe(), "loops": loops, "caches": caches}
+    results.write(found, [f"{data.describe()}.", "", *lines(loops, caches)])
 
 
 def _options() -> argparse.Namespace:
