@@ -4,8 +4,9 @@
     .venv/bin/python -m benchmarks.ceiling --quick    # 2 minutes
 
 Ceiling: optimizer steps a second of the unfrozen part alone, on one batch that is in memory
-already, with the same autocast, optimizer, averaging and clipping, and nothing else; beside it the
-training loop on the cached output of the frozen part, in turns with the ceiling, in one process.
+already, with the same autocast and optimizer and nothing else: no averaging of weights, no clipping
+of gradients. Beside it the training loop, which does all of that, on the cached output of the
+frozen part, in turns with the ceiling, in one process.
 Cache: the same thaw line trained with the cache and with `freeze.cache: off`, as stages of a
 project, in turns, several seeds; for two lines and two lengths, since what the cache spares grows
 with the frozen share and with the epochs. Fashion-MNIST as in benchmarks/peers.py. Writes
@@ -22,9 +23,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks import peers_report, projects
 from benchmarks.arms import data as peer_data
@@ -63,13 +63,10 @@ class Ceiling:
             {"params": [p for p in self.part.parameters() if p.ndim > 1]},
             {"params": [p for p in self.part.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.learning = [p for group in groups for p in group["params"]]
         # At rate 0 nothing moves, so that every turn of the loop starts from the same weights.
         self.optimizer = torch.optim.AdamW(
             groups, lr=0.0, weight_decay=settings.weight_decay, fused=True
         )
-        average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.part, multi_avg_fn=average, use_buffers=True)
 
     def steps_a_second(self, steps: int) -> float:
         begun = time.perf_counter()
@@ -81,9 +78,7 @@ class Ceiling:
             )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.learning, self.setup.settings.gradient_clip or 1.0)
             self.optimizer.step()
-            self.average.update_parameters(self.part)
         return steps / (time.perf_counter() - begun)
 
 

@@ -76,7 +76,7 @@ def make(
     if phases is None:
         phases = strategy.plan(layers, params)
     reading = strategy.reading(layers, params) if hasattr(strategy, "reading") else None
-    phases = _overridden(phases, layers, params.learning_rates)
+    phases = _overridden(phases, layers, params)
     lines = [start(layers, phase) for phase in phases]
     if lines != sorted(lines, reverse=True):
         raise ThawlineError(
@@ -205,14 +205,22 @@ def _renewed(fresh: Sequence[str]) -> str:
 
 
 def _overridden(
-    phases: Sequence[Phase], layers: Sequence[Layer], overrides: dict[str, float]
+    phases: Sequence[Phase], layers: Sequence[Layer], params: FreezeParams
 ) -> list[Phase]:
     """The phases with the rates that `freeze.learning_rates` gives by glob, the last match wins."""
+    overrides = params.learning_rates
+    learned = {name for phase in phases for name in phase.learning_rates}
     for glob in overrides:
-        if not any(fnmatchcase(layer.name, glob) for layer in layers):
+        found = [layer.name for layer in layers if fnmatchcase(layer.name, glob)]
+        if not found:
             names = ", ".join(layer.name for layer in layers)
             raise ThawlineError(
                 f"freeze.learning_rates: {glob!r} matches no layer; the layers are {names}"
+            )
+        if learned.isdisjoint(found) and not must_try(params):
+            raise ThawlineError(
+                f"freeze.learning_rates: {glob!r} matches {', '.join(found)}, which strategy "
+                f"{params.strategy!r} leaves frozen; leave it out, or thaw that (see thawline plan)"
             )
 
     def rate(name: str, planned: float) -> float:

@@ -58,11 +58,11 @@ def run(
     _learn_from(setup, rows)
     setup.init_head()
     state = setup.trainer(None, lambda state: None).fit(setup.data)
-    drop = None
+    trained, drop = setup.model_state(), None  # low-rank updates are in the model from here on
     if settings.average_weights != "none" or measure_drop:
         from tasks.engine import blend
 
-        retained, weights = blend.run(setup, setup.model_state())
+        retained, weights = blend.run(setup, trained)
         setup.model.load_state_dict(weights)
         drop = retained.knowledge.drop if retained.knowledge else 0.0
     if alone:

@@ -220,8 +220,10 @@ class Way:
     def _tops(self, feed: Feed, order: Positions) -> Iterator[tuple[Positions, Tensor]]:
         """What reaches the head for some examples of a feed: (positions, [b, …])."""
         body = self.network.run(self.line, -1)
-        size = self.setup.params.embed.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        # Of nearly one size, as batch norms weigh all batches alike, and of one example they have
+        # no statistics.
+        parts = len(order) // max(2, self.setup.params.embed.batch_size)
+        batches = np.array_split(order, max(1, parts))
         for chosen, inputs in zip(batches, feed.batches(batches, 0), strict=True):
             with torch.no_grad(), self.setup.compute.autocast():
                 top = body(inputs)

@@ -113,9 +113,9 @@ class Trainer:
             checkpoint.save(self.folder, checkpoint.Checkpoint(self.state.step, tensors, extra))
             self.saved_step = self.state.step
         self.on_checkpoint(self.state)
-        self.terminated = self.ranks.highest(self.terminated)
-        if self.terminated:  # the end of the first process says why
-            raise SystemExit(0 if self.ranks.rank else 128 + self.terminated)
+        asked = self.ranks.highest(self.terminated)
+        if asked:  # the end of the first process says why
+            raise SystemExit(0 if self.ranks.rank else 128 + asked)
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:

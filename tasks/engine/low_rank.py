@@ -17,14 +17,10 @@ from tasks.errors import ThawlineError
 def add(network: Network, names: Collection[str], rank: int, seed: int) -> None:
     """Give the linear layers and ungrouped convolutions of some layers updates of a rank.
 
-    They start at zero. Raises `ThawlineError` without peft, or when there is nothing to update.
+    They start at zero. Raises `ThawlineError` when there is nothing to update.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ThawlineError(
-            "freeze.strategy 'lora' needs the extra lora: pip install 'thawline[lora]'"
-        ) from None
+    from peft import LoraConfig, inject_adapter_in_model
+
     torch.manual_seed(seed)
     found = 0
     for name, module in zip(network.names, network.modules, strict=True):

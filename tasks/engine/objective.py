@@ -41,7 +41,16 @@ class Objective:
         smoothing, several = self.params.label_smoothing, self.examples is not None
         weight = self.class_weights.to(logits) if self.params.balance == "class_weights" else None
         if self.params.balance != "focal":
-            return labels.loss(logits, targets, several=several, weight=weight, smoothing=smoothing)
+            # Class weights have mean 1 over all training examples, so the mean over the examples is
+            # the same for a batch and for the parts that it is cut into.
+            return labels.loss(
+                logits,
+                targets,
+                several=several,
+                weight=weight,
+                smoothing=smoothing,
+                reduction="none",
+            ).mean()
         # Lin et al., ICCV 2017, arXiv:1708.02002: what is already right counts less.
         unsure = (1 - labels.likelihood(logits, targets, several)) ** FOCUS
         if several:

@@ -200,9 +200,10 @@ class PhaseRun:
                         "train.batch_size"
                     ) from None
                 if self.ranks.size > 1:  # the others may not have run out, and would wait
+                    size = min(self.micro_batch, len(inputs))
                     raise ThawlineError(
-                        f"{self.micro_batch} examples do not fit in the memory of "
-                        f"{self.compute.device}; set train.micro_batch to {self.micro_batch // 2}"
+                        f"{size} examples do not fit in the memory of {self.compute.device}; set "
+                        f"train.micro_batch to {math.ceil(size / 2)}"
                     ) from None
                 self.micro_batch = math.ceil(self.micro_batch / 2)
 

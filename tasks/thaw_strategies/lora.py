@@ -9,12 +9,19 @@ memory above some 50 million parameters; a small network is better thawed as it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
+from tasks.errors import ThawlineError
 from tasks.params import FreezeParams
 from tasks.records import Layer, Phase
 from tasks.thaw_strategies import _layers
 
 
 def plan(layers: Sequence[Layer], params: FreezeParams) -> list[Phase]:
+    """Raises `ThawlineError` without peft, before anything is trained."""
+    if find_spec("peft") is None:
+        raise ThawlineError(
+            "freeze.strategy 'lora' needs the extra lora: pip install 'thawline[lora]'"
+        )
     start = _layers.line(layers, params.thaw_fraction)
     return [Phase("lora", None, _layers.rates(layers, start, params), "lora")]

@@ -181,6 +181,12 @@ def test_a_part_of_the_layers_above_the_line_learns(strategy: str, learns: str) 
     assert "nothing to cache" in plan(strategy=strategy, thaw_fraction=1).why
 
 
+def test_lora_without_its_library_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ThawlineError, match=r"'lora' needs .* pip install 'thawline\[lora\]'"):
+        plan(strategy="lora")
+
+
 class Raced:
     """A race whose losses are given by the lowest layer of each plan; `in_steps`: of two phases."""
 
@@ -250,6 +256,10 @@ def test_a_pattern_thaws_what_it_names() -> None:
         ({"strategy": "pattern", "layers": ["nosuch*"]}, r"'nosuch.*no layer.*stem, block1"),
         ({"strategy": "pattern", "layers": []}, r"freeze\.layers is empty.*stem, block1"),
         ({"learning_rates": {"nosuch": 0.1}}, r"learning_rates: 'nosuch' matches no layer"),
+        (
+            {"strategy": "head_only", "learning_rates": {"head": 2.0, "block[12]": 0.1}},
+            r"'block\[12\]' matches block1, block2, which strategy 'head_only' leaves frozen",
+        ),
     ],
 )
 def test_a_glob_that_matches_nothing_lists_the_layers(

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional
 
 from tasks import augment, compare, embed, freeze, repeat, select, side_training, tune
 from tasks.errors import DataError
 from tasks.params import Params
-from tasks.records import Project
+from tasks.records import Project, Selection, ViewPolicy
 from tests.tasks import drawn_project
 
 
@@ -86,6 +87,29 @@ def test_a_kill_loses_one_repeat(project: Project, monkeypatch: pytest.MonkeyPat
         repeat.run(project, params)
     repeat.run(project, params)
     assert trained == ["fold 1 of 2", "fold 2 of 2", "fold 2 of 2"]
+
+
+def test_what_low_rank_updates_have_learned_is_in_the_predictions(project: Project) -> None:
+    pytest.importorskip("peft")
+    params = drawn_project.params(
+        augment={"image_size": 32, "views": 2},
+        train={"epochs": 4, "batch_size": 6, "learning_rate": 0.02, "ema": 0, "patience": 4},
+        freeze={"strategy": "lora", "thaw_fraction": 0.5, "lora_rank": 4},
+    )
+    plan = freeze.make(Selection.read(project.selection), params.freeze, policy(project))
+    manifest = pd.read_parquet(project.manifest)
+    rows = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "validation")}
+    rows["test"] = rows["validation"]
+    trained = side_training.run(project, params, plan, params.train, rows, "low rank")
+    wanted = torch.from_numpy(manifest["target"].to_numpy(np.int64)[rows["test"]])
+    smoothing = params.train.label_smoothing
+    logits = torch.from_numpy(trained.logits)
+    loss = functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+    assert loss.item() == pytest.approx(trained.loss, rel=1e-3)
+
+
+def policy(project: Project) -> ViewPolicy:
+    return ViewPolicy.read(project.augment / "policy.json")
 
 
 def test_seeds_show_how_much_is_luck(project: Project) -> None:

@@ -213,6 +213,13 @@ def test_statistics_in_between_are_those_of_the_training_images(way: blend.Way) 
     assert not torch.allclose(norm.running_mean, mean, atol=1e-4)
 
 
+def test_no_example_is_alone_in_a_batch(way: blend.Way) -> None:
+    assert way.setup.params.embed.batch_size == 16
+    order = np.arange(33)
+    assert sorted(len(chosen) for chosen, _ in way._tops(way.data.train, order)) == [16, 17]
+    assert [len(chosen) for chosen, _ in way._tops(way.data.train, order[:2])] == [2]
+
+
 def test_norms_whose_statistics_never_moved_are_left_alone(project: Project) -> None:
     frozen = {"strategy": "last_blocks", "learning_rate_fraction": 1.0, "batch_norm": "frozen"}
     recipe = {"epochs": 3, "batch_size": 8, "head": {"init": "random"}}  # a start to leave behind

@@ -98,6 +98,8 @@ def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str)
     assert shown == sum(parameter.numel() for parameter in head.parameters())
     if plan.reading:
         weights = model.backbone.state_dict()
+    assert {"inputs", "gradients", "update", "validation", "checkpoints"} == set(run.spent)
+    assert 0 < sum(run.spent.values()) < run.seconds
     assert run.frozen_before == run.frozen_after
     assert list(run.frozen_before) == [f"{i} {p.name}" for i, p in enumerate(plan.phases, 1)]
     loaded = plugins.load(problems, "image_classification").backbone(

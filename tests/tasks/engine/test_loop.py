@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tasks import files
 from tasks.engine import checkpoint, optimizer
 from tasks.engine.average import Average
+from tasks.engine.device import Compute
 from tasks.engine.network import digest
-from tasks.engine.phase import PhaseRun
+from tasks.engine.phase import SKIPPED, PhaseRun
 from tasks.engine.state import PhaseData
 from tasks.errors import Diverged, ThawlineError
 from tests.tasks.engine import training
@@ -176,7 +179,8 @@ def test_a_frozen_parameter_that_moves_is_found() -> None:
         trainer.fit(lambda index: training.at_line(net, 1))
 
 
-def test_micro_batches_make_the_same_step() -> None:
+@pytest.mark.parametrize("balance", ["none", "class_weights"])
+def test_micro_batches_make_the_same_step(balance: str) -> None:
     whole, _ = fit(mix="mixup")
     parts, _ = fit(mix="mixup", micro_batch=16)
     assert digest(whole.state()) == digest(parts.state())  # 16 is the whole batch
@@ -184,7 +188,7 @@ def test_micro_batches_make_the_same_step() -> None:
     losses = []
     for size in (16, 5):
         net = training.network()
-        trainer = training.trainer(None, net, micro_batch=size, epochs=1)
+        trainer = training.trainer(None, net, micro_batch=size, epochs=1, balance=balance)
         trainer.frozen_norms, trainer.phases = True, training.phases()[2:]
         for module in net.modules:
             for part in module.modules():
@@ -403,6 +407,57 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None
     kept = checkpoint.load(tmp_path)
     assert kept is not None and f"the state after step {kept.step} is kept" in str(told.value)
     assert all(torch.isfinite(v).all() for v in kept.tensors.values() if v.is_floating_point())
+
+
+@pytest.fixture
+def too_high(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let scalers of float16 begin with a factor beyond what gradients have room for."""
+
+    def begin(factor: float) -> None:
+        scaler = partial(torch.amp.GradScaler, init_scale=factor)
+        monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+
+    return begin
+
+
+def in_float16(folder: Path | None = None) -> training.Trainer:
+    """As on a GPU without bfloat16."""
+    trainer = training.trainer(folder, training.network(), epochs=10)
+    trainer.phases = training.phases()[2:]
+    trainer.compute = Compute(torch.device("cpu"), torch.float16)
+    return trainer
+
+
+def test_a_resume_takes_up_the_scaler_of_float16(
+    tmp_path: Path, too_high: Callable[[float], None]
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def interrupt(state: object) -> None:
+        if first.state.step >= 5:
+            raise Stopped
+
+    too_high(2.0**24)
+    whole, first, second = in_float16(), in_float16(tmp_path), in_float16(tmp_path)
+    whole.fit(lambda index: training.at_line(whole.network, 2))
+    first.on_checkpoint = interrupt
+    with pytest.raises(Stopped):
+        first.fit(lambda index: training.at_line(first.network, 2))
+    assert second.restore() and second.restored is not None
+    assert 1 < second.restored.values["scaler"]["scale"] < 2**24  # it has skipped steps
+    second.fit(lambda index: training.at_line(second.network, 2))
+    assert second.resumed_from_step == 5
+    assert digest(second.network.state()) == digest(whole.network.state())
+
+
+def test_gradients_that_never_fit_into_float16_end_the_training(
+    too_high: Callable[[float], None],
+) -> None:
+    too_high(2.0**120)
+    trainer = in_float16()
+    with pytest.raises(Diverged, match=f"gradient became .* at step {SKIPPED + 1}; lower train"):
+        trainer.fit(lambda index: training.at_line(trainer.network, 2))
 
 
 @pytest.mark.parametrize(
