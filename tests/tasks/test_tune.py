@@ -159,6 +159,33 @@ def test_a_training_that_forgets_too_much_is_beyond_the_limit(project: Project) 
         ladder.judge("full", values | {"train.learning_rate": 0.1})
 
 
+@pytest.mark.parametrize("fidelity", search.LADDER)
+def test_trials_of_other_smoothing_are_compared_by_the_same_loss(
+    project: Project, fidelity: str
+) -> None:
+    params = settings(trials=1, fidelity=fidelity)
+    ladder = fidelities.Ladder(project, params, fidelities.Halves.of(project, params))
+    still = {"train.learning_rate": 1e-12, "train.head.init": "random"}  # the same logits
+    plain, smoothed = (
+        ladder.judge(fidelity, still | {"train.label_smoothing": share}).loss
+        for share in (0.0, 0.4)
+    )
+    assert smoothed == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_trial_is_judged_by_the_weights_that_it_would_keep(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.retention.best", lambda curve: 0.0)  # the pretrained backbone
+    params = settings(trials=1, fidelity="full")
+    ladder = fidelities.Ladder(project, params, fidelities.Halves.of(project, params))
+    values = {"train.head.init": "random", "train.average_weights": "blend_with_start"}
+    one, other = (
+        ladder.judge("full", values | {"train.learning_rate": rate}).loss for rate in (0.001, 0.01)
+    )
+    assert one == pytest.approx(other, rel=1e-4)
+
+
 def test_several_workers_judge_as_one_does(project: Project) -> None:
     params = settings(trials=4, fidelity="short")
     judged = []
