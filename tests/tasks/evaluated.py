@@ -206,9 +206,13 @@ def _records(
             "agreement": 0.61,
             "pruning": True,
             "importances": {"train.weight_decay": 0.7, "train.mix": 0.3},
-            "confirmed": {},
+            "confirmed": {
+                "examples": 60, "accuracy": figures, "difference": lead,
+                "only_model_right": 3, "only_baseline_right": 2, "p_value": 1.0,
+                "verdict": "not distinguishable",
+            },
         },
-    ).write(project.tuning)
+    ).write(project.tuning)  # fmt: skip
     _training(project)
 
 

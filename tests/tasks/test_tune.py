@@ -15,7 +15,7 @@ import torch
 
 from tasks import augment, embed, fidelities, freeze, search, select, train, tune
 from tasks.engine.phase import PhaseRun
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged, ThawlineError
 from tasks.params import FreezeParams, Params
 from tasks.records import Project, Selection, Tuning, ViewPolicy
 from tests.tasks import drawn_project
@@ -106,6 +106,100 @@ def test_the_best_of_many_has_to_do_as_well_where_the_search_did_not_look(
     assert (found.changed == written) is not better
     told = "which stay" if not better else "not distinguishable"
     assert told in found.why and "6 validation examples that the search did not see" in found.why
+
+
+def confirmed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, params: Params, judge: Any
+) -> tuple[Tuning, list[tuple[str, dict[str, Any]]]]:
+    """What comes of tuning with such a judge, and what it was asked."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def told(self: Any, fidelity: str, values: dict[str, Any]) -> search.Judged:
+        asked.append((fidelity, values))
+        loss = judge(fidelity, values)
+        right = np.arange(len(self.halves.confirm)) < 10 * (1 - loss)
+        return search.Judged(loss, 0.9, right)
+
+    monkeypatch.setattr(fidelities.Ladder, "judge", told)
+    shutil.rmtree(project.scratch / "tune", ignore_errors=True)
+    tune.run(project, params)
+    return Tuning.read(project.tuning), asked
+
+
+def test_written_values_that_the_space_does_not_allow_are_measured_too(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"train.weight_decay": {"low": 0.1, "high": 0.3}}
+    params = settings(trials=3, fidelity="short", space=space)
+    written = {"train.weight_decay": params.train.weight_decay}
+
+    def judge(fidelity: str, values: dict[str, Any]) -> float:
+        return 0.5 if values == written else 0.9
+
+    found, asked = confirmed(project, monkeypatch, params, judge)
+    assert [fidelity for fidelity, values in asked if values == written] == ["short"]
+    assert found.changed == written and "which stay" in found.why
+    assert found.study["confirmed"]["difference"]["value"] == pytest.approx(-4 / 6, abs=1e-6)
+    assert found.study["confirmed"]["accuracy"]["value"] == pytest.approx(1 / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Diverged("the loss became nan"), "the written values diverge"),
+        (search.Beyond("tune.max_drop", 0.1), "the written values are beyond tune.max_drop"),
+    ],
+)
+def test_where_the_written_values_cannot_be_measured_it_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    params = settings(trials=3, fidelity="full")
+    written = {path: found_value(params, path) for path in SPACE}
+
+    def judge(fidelity: str, values: dict[str, Any]) -> float:
+        if values == written:
+            raise error
+        return 0.75
+
+    found, _ = confirmed(project, monkeypatch, params, judge)
+    assert found.changed != written and told in found.why
+    assert told in found.study["confirmed"]["uncompared"]
+    assert found.study["confirmed"]["accuracy"]["value"] == pytest.approx(0.5)
+    assert "6 validation examples that the search did not see it is right on 50.0%" in found.why
+
+
+def test_the_best_is_compared_at_its_own_fidelity(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = settings(trials=3, fidelity="full")
+    written = {path: found_value(params, path) for path in SPACE}
+    monkeypatch.setattr(  # what an earlier search may have left
+        search,
+        "run",
+        lambda searched: (
+            [
+                trial(0, written, {"head": 0.4}, "111111"),
+                trial(1, {**written, "train.mix": "none"}, {"head": 0.4, "full": 0.3}, "111000"),
+            ],
+            {},
+        ),
+    )
+    found, asked = confirmed(project, monkeypatch, params, lambda fidelity, values: 0.8)
+    assert asked == [("full", written)]
+    assert found.study["confirmed"]["difference"]["value"] == pytest.approx(1 / 6, abs=1e-6)
+    assert found.changed["train.mix"] == "none"
+
+
+def trial(number: int, values: Any, losses: dict[str, float], right: str) -> dict[str, Any]:
+    told = {"validation_loss": list(losses.values())[-1], "pruned": len(losses) == 1}
+    return {"number": number, "values": values, "losses": losses, "right": right, "beyond": "",
+            "validation_accuracy": 0.9, **told}  # fmt: skip
+
+
+def test_minutes_alone_search(project: Project) -> None:
+    tune.run(project, settings(minutes=1e-3))
+    found = Tuning.read(project.tuning)
+    assert found.trials and found.study["confirmed"]["examples"] == 6
 
 
 def test_training_takes_what_was_tuned(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
