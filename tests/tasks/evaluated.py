@@ -178,7 +178,13 @@ def _records(
         Candidate("resnet18", 11_176_512, 330_000_000, 0.82, 0.76, 0.74, 2, race=raced),
     ]  # fmt: skip
     lead = {"value": 0.02, "low": -0.005, "high": 0.045}
-    agreement = {"same_first": True, "tau": 1.0, "lead": lead, "multiply_adds": 10**10}
+    agreement = {
+        "same_first": False,
+        "tau": -1.0,
+        "kept": True,
+        "lead": lead,
+        "multiply_adds": 10**10,
+    }
     why = "mobilenet_v2 has the highest score: almost as accurate at a sixth of the compute"
     Selection(
         backbone="mobilenet_v2", why=why, candidates=candidates, pretraining="ImageNet-1k",

@@ -111,6 +111,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "71.9%",  # what its weights were published with
         "71.2% · 81.0%",  # ridge at two depths
         "80.0% → 85.0%",  # in the race
+        "came furthest, but the race could not tell them apart",
         "ahead of the one with the best score by 2.0%",
         "takes 12.3\u202fms here (cpu, float32), its weights 8.9\u202fMB",
         "0.000444",  # the rate of a thawed layer: 0.01 · 0.1 · 0.85⁵

@@ -210,14 +210,18 @@ def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
     ranked = ranking.rank(known, SelectParams())
     rounds = {"a": [round_of(0.7)], "b": [round_of(0.75)] * 2, "c": [round_of(0.8)] * 2}
     lead = {"value": 0.1, "low": 0.05, "high": 0.15}
-    found, agreement = ranking.by_race(ranked, Outcome(["c", "b", "a"], rounds, lead))
+    found, agreement = ranking.by_race(ranked, Outcome("c", ["c", "b", "a"], rounds, lead))
     # Who did not run comes last.
     assert [(c.backbone, c.rank) for c in found] == [("c", 1), ("b", 2), ("a", 3), ("d", 4)]
-    assert agreement == {"same_first": False, "tau": -1.0, "lead": lead, "multiply_adds": 25}
+    assert agreement == {
+        "same_first": False, "tau": -1.0, "kept": False, "lead": lead, "multiply_adds": 25,
+    }  # fmt: skip
     told = ranking.why(found, "c", True, lead)
     assert told.startswith("c has won a race of 3 close candidates, its cost counted: right on 80")
-    kept, agreement = ranking.by_race(ranked, Outcome(["a", "c", "b"], rounds, lead))
-    assert agreement["same_first"] and kept[0].rank == 1
+    # The favourite stays as the race cannot tell; that is no agreement.
+    kept, agreement = ranking.by_race(ranked, Outcome("a", ["c", "b", "a"], rounds, lead))
+    assert [c.backbone for c in kept] == ["a", "c", "b", "d"] and kept[0].rank == 1
+    assert (agreement["same_first"], agreement["tau"], agreement["kept"]) == (False, -1.0, True)
     told = ranking.why(kept, "a", True, lead)
     assert told.startswith("a keeps its lead by score in a race of 3 close candidates")
     assert "70.0% of validation after 2 epochs, c on 80.0%, which does not tell them apart" in told
