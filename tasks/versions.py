@@ -26,7 +26,7 @@ VERSIONS = {
     "train": 9,
     "repeat": 5,
     "evaluate": 6,
-    "package": 5,
+    "package": 6,
 }
 
 HEADER = """\

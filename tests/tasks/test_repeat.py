@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import augment, compare, embed, freeze, repeat, select, side_training, tune
+from tasks import augment, compare, embed, freeze, looks, repeat, select, side_training, tune
 from tasks.errors import DataError
 from tasks.params import Params
-from tasks.records import Project
+from tasks.records import Project, Tuning
 from tests.tasks import drawn_project
 
 
@@ -95,6 +96,29 @@ def test_seeds_show_how_much_is_luck(project: Project) -> None:
     assert found["mean"] == pytest.approx(np.mean(found["each"]), abs=1e-6)
     assert found["spread"] == pytest.approx(np.std(found["each"], ddof=1), abs=1e-6)
     assert not (project.repeat / "predictions.parquet").exists()
+
+
+def test_looks_at_the_test_split_are_counted(project: Project) -> None:
+    manifest = pd.read_parquet(project.manifest)
+
+    def looked(params: Params) -> int:
+        before = looks.count(project, manifest)
+        repeat.run(project, params)
+        return looks.count(project, manifest) - before
+
+    assert (manifest["split"] == "test").any()
+    assert looked(settings(folds=4)) == 1  # each test example is answered once
+    assert looked(settings(folds=4)) == 0
+    assert looked(settings(folds=5)) == 1
+    seeds = settings(seeds=2)
+    looked(seeds)
+    assert looked(seeds) == 0
+    other = Tuning.read(project.tuning)
+    replace(other, train={**other.train, "weight_decay": 0.2}).write(project.tuning)
+    try:
+        assert looked(seeds) == 2  # the same seeds, other models
+    finally:
+        other.write(project.tuning)
 
 
 def test_models_of_the_same_data_are_compared_on_the_same_folds(
