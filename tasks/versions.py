@@ -20,7 +20,7 @@ VERSIONS = {
     "augment": 4,
     "embed": 5,
     "select": 9,
-    "inspect": 2,
+    "inspect": 3,
     "freeze": 9,
     "tune": 11,
     "train": 9,
