@@ -22,7 +22,8 @@ def project_of(root: Path, n: int = 90) -> Project:
     project = Project(root)
     targets = np.arange(n) % 3
     splits = np.where(np.arange(n) % 5 == 4, "test", "train")
-    frame = pd.DataFrame({"target": targets, "split": splits, "id": [str(i) for i in range(n)]})
+    ids = [str(i) for i in range(n)]
+    frame = pd.DataFrame({"target": targets, "split": splits, "id": ids, "group": ids})
     project.prepared.mkdir(parents=True)
     frame.to_parquet(project.manifest)
     DataSummary(
@@ -258,6 +259,19 @@ def test_neighbours_leave_the_example_itself_out() -> None:
     assert select.knn_accuracy(pairs, targets) < 0.5
     grouped = np.eye(2, dtype=np.float32)[targets] + 0.01
     assert select.knn_accuracy(grouped * np.arange(1, 21)[:, None].astype("f4"), targets) == 1.0
+
+
+def test_near_duplicates_do_not_vote_for_each_other() -> None:
+    generator = np.random.default_rng(0)
+    one_each = generator.normal(size=(30, 16)).astype(np.float32)  # no class is told
+    features = np.repeat(one_each, 8, axis=0) + 1e-3 * generator.normal(size=(240, 16))
+    features, groups = features.astype(np.float32), np.repeat(np.arange(30), 8)
+    targets = groups % 3
+    assert select.knn_accuracy(features, targets) > 0.9
+    assert select.knn_accuracy(features, targets, groups) < 0.5
+    alone = np.arange(240)
+    assert select.knn_accuracy(features, targets, alone) == select.knn_accuracy(features, targets)
+    assert 0 <= select.knn_accuracy(features, targets, np.zeros(240, np.int64)) <= 1
 
 
 @pytest.mark.parametrize("targets", [[0, 0, 0, 1, 2], [0, 1, 0, 1, 1]])
