@@ -172,7 +172,8 @@ def knn_accuracy(features: Features, labels: Labels, groups: Targets | None = No
     if groups is not None:
         distances = np.where(groups[nearest] == groups[:, None], OWN, distances)
         first = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
-        distances, nearest = (np.take_along_axis(x, first, 1) for x in (distances, nearest))
+        distances = np.take_along_axis(distances, first, 1)
+        nearest = np.take_along_axis(nearest, first, 1)
     weights = np.maximum(2 - distances, 1e-9)
     votes = labelling.votes(labels, nearest, weights, labelling.width(labels))
     if several := labels.ndim == 2:
