@@ -19,11 +19,14 @@ _OF_SEVERAL = {
 }
 
 
-def text(record: dict[str, Any]) -> str:
-    """Markdown; the same for the same `model.json`."""
+def text(record: dict[str, Any], looks: int | None = None) -> str:
+    """Markdown; the same for the same `model.json` and number of `looks` at the test split.
+
+    That is no part of the record: how many models were judged before it makes no other model.
+    """
     sections = {
         "Use": _use(record),
-        "Results": _results(record) + _by_slice(record["judged"]["slices"]),
+        "Results": _results(record) + _by_slice(record["judged"]["slices"]) + _looked(looks),
         "Data": _data(record),
         "How it was made": _making(record),
         "Limits": _limits(record),
@@ -111,6 +114,17 @@ def _by_slice(slices: list[dict[str, Any]]) -> str:
             f"{low:.3f}–{high:.3f} |"
         )
     return "\n".join(lines)
+
+
+def _looked(looks: int | None) -> str:
+    if looks is None:
+        return ""
+    if looks < 2:
+        return "\n\nNo other model had been judged on this test split where it was made."
+    return (
+        f"\n\nWith it, {looks:,} models had been judged on this test split where it was made; the "
+        "best of so many looks better than it is."
+    )
 
 
 def _data(record: dict[str, Any]) -> str:

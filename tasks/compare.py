@@ -16,6 +16,7 @@ import numpy as np
 
 from tasks import evidence, metrics
 from tasks.errors import DataError, ThawlineError
+from tasks.gate import paired
 from tasks.metrics import Bootstrap, Comparison, Interval, Ints
 from tasks.params import Params
 from tasks.records import Project
@@ -95,7 +96,10 @@ def compare(project: Project, params: Params, a: str, b: str) -> Compared:
 
     labels, in_a, in_b = map(numbered, ("label_a", "predicted_a", "predicted_b"))
     judged = metrics.compare(labels, in_a, in_b, bootstrap)
-    needed = examples_needed(judged, len(both), options.confidence)
+    steps = (in_a == labels).astype(np.int64) - (in_b == labels)
+    needed = examples_needed(
+        judged, len(both), options.confidence, paired.design_effect(steps, groups)
+    )
 
     def accuracy(found: Ints) -> Interval:
         return metrics.answers(labels, found, len(numbers), bootstrap)["accuracy"]
@@ -113,11 +117,14 @@ def compare(project: Project, params: Params, a: str, b: str) -> Compared:
     )
 
 
-def examples_needed(judged: Comparison, examples: int, confidence: float) -> int | None:
+def examples_needed(
+    judged: Comparison, examples: int, confidence: float, design: float = 1.0
+) -> int | None:
     """How many examples like these an exact test needs to see a difference as large as this one.
 
-    Sample size of McNemar's test (Connor, Biometrics 1987) at the power `POWER`; None where the
-    models do not differ, or the verdict is out.
+    `design`: how many examples in groups like these say as much as one by itself. Sample size of
+    McNemar's test (Connor, Biometrics 1987) at the power `POWER`; None where the models do not
+    differ, or the verdict is out.
     """
     from scipy.stats import norm
 
@@ -127,7 +134,7 @@ def examples_needed(judged: Comparison, examples: int, confidence: float) -> int
     discordant = (judged.only_model_right + judged.only_baseline_right) / examples
     sure, power = norm.ppf(0.5 + confidence / 2), norm.ppf(POWER)
     spread = sure * math.sqrt(discordant) + power * math.sqrt(discordant - gap**2)
-    return max(examples + 1, math.ceil((spread / gap) ** 2))
+    return max(examples + 1, math.ceil(design * (spread / gap) ** 2))
 
 
 def told(a: str, b: str, judged: Comparison, examples: int, needed: int | None) -> str:

@@ -39,7 +39,8 @@ class Outcome:
     `multiply_adds`.
     """
 
-    order: list[str]  # backbones, the winner first
+    winner: str  # the favourite, unless another is distinguishably better
+    order: list[str]  # backbones as they raced, the one that came furthest first
     rounds: dict[str, list[dict[str, Any]]]
     # Of the one that came furthest over the favourite; None when that is the favourite itself.
     lead: dict[str, float] | None
@@ -68,11 +69,11 @@ def run(project: Project, params: Params, contenders: Sequence[Selection], worth
     favourite, first = contenders[0].backbone, order[0]
     last = len(rounds[favourite]) - 1  # the longest round that both have run
     if first == favourite or rounds[favourite][last]["validation_loss"] is None:
-        return Outcome(order, rounds, None)
+        return Outcome(first, order, rounds, None)
     lead = lead_of(right[first][last], right[favourite][last], params.seed)
-    if lead.low <= worth(favourite, 0.0) - worth(first, 0.0):
-        order = [favourite, *(name for name in order if name != favourite)]
-    return Outcome(order, rounds, {k: round(v, 6) for k, v in asdict(lead).items()})
+    ahead = lead.low > worth(favourite, 0.0) - worth(first, 0.0)
+    winner = first if ahead else favourite
+    return Outcome(winner, order, rounds, {k: round(v, 6) for k, v in asdict(lead).items()})
 
 
 def lead_of(right: Right, others: Right, seed: int) -> metrics.Interval:

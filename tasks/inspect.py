@@ -16,7 +16,6 @@ from tasks.params import Params
 from tasks.progress import progress
 from tasks.records import COLUMN, SPLITS, DataSummary, Inspection, Project, Selection
 
-NAMED = 200  # examples that a list holds at most
 LEAKS = ("copies", "groups", "near_duplicates")
 
 
@@ -49,11 +48,11 @@ def run(project: Project, params: Params) -> None:
                 "likely": _likely(known, examples["label"].iloc[suspect.row], suspect.likely),
                 "confidence": round(suspect.confidence, 4),
             }
-            for suspect in suspects[:NAMED]
+            for suspect in suspects  # all: a list that is cut is no list to clean data by
         ],
         outliers=[
             {**_about(examples, row), "distance": round(float(distances[row].mean()), 4)}
-            for row in far[:NAMED]
+            for row in far
         ],
         odd_classes=[
             {

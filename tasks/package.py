@@ -3,8 +3,8 @@
 `model.safetensors` (the bytes that training left), `model.json` (all that rebuilds the network,
 its metrics and its origin), `README.md` (the card), `digests.json`, and `run.json`: the record of
 the training that made it. With `package.onnx` also `model.onnx`, and `onnx.json`: how it was
-checked against the network, and how fast it is here. `run.json` and `onnx.json` alone may differ
-between two equal models.
+checked against the network, and how fast it is here. `run.json`, `onnx.json` and how many models
+had been judged, on the card and so in its digest, alone may differ between two equal models.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def run(project: Project, params: Params) -> None:
         record = describe(project, params, assets, trained.warm_start)
         files.write_json(folder / RECORD, record)
         files.write_json(folder / RUN, asdict(trained))
-        (folder / CARD).write_text(card.text(record), encoding="utf-8")
+        looks = files.read_json(project.reports / "metrics.json").get("looks.test")
+        (folder / CARD).write_text(card.text(record, looks), encoding="utf-8")
         files.write_json(folder / DIGESTS, digests(folder))
         if exporter is not None:
             found = exporter.add(folder, project, params.threads)

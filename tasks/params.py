@@ -198,6 +198,11 @@ class TuneParams(Section):
             )
         return value
 
+    @property
+    def searches(self) -> bool:
+        """Whether there is a budget: of trials, of minutes, or of both."""
+        return self.trials > 0 or self.minutes is not None
+
     @model_validator(mode="after")
     def _sees_what_is_lost(self) -> TuneParams:
         if self.max_drop is not None and self.fidelity != "full":
@@ -424,8 +429,9 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
             f"{params.freeze.strategy!r} takes {before}; raise train.epochs above {before}, or "
             f"lower freeze.phase_epochs ({params.freeze.phase_epochs})",
         )
-    if params.tune.trials and not params.tune.space:
-        yield "tune.trials", "is above 0 but tune.space is empty"
+    if params.tune.searches and not params.tune.space:
+        key = "tune.trials" if params.tune.trials else "tune.minutes"
+        yield key, "is above 0 but tune.space is empty"
     for path, tried in params.tune.space.items():
         if reason := _not_tunable(params, path, tried):
             yield f"tune.space.{path}", reason

@@ -83,9 +83,13 @@ def shortlist(ranked: Sequence[Candidate], most: int) -> list[Candidate]:
 def by_race(
     candidates: Sequence[Candidate], outcome: Outcome
 ) -> tuple[list[Candidate], dict[str, Any]]:
-    """The candidates ranked anew, those of the race first, and what it says about the scores:
-    `same_first`, Kendall's `tau`, the `lead` in accuracy of the one that came furthest over the
-    one with the best score (null: the same), and the race's `multiply_adds`."""
+    """The candidates ranked anew, the winner and those of the race first, and what it says about
+    the scores: `same_first`, Kendall's `tau`, whether the favourite was `kept` though another came
+    further, that one's `lead` in accuracy (null: there was none), and the race's `multiply_adds`.
+
+    The scores are held against the order in which they raced: the winner has its place by score
+    where the race could not tell, and would agree with itself.
+    """
     from scipy.stats import kendalltau
 
     by_name = {c.backbone: c for c in candidates}
@@ -94,9 +98,11 @@ def by_race(
     agreement = {
         "same_first": raced[0].rank == min(c.rank for c in raced),
         "tau": round(float(tau), 4),
+        "kept": outcome.winner != outcome.order[0],
         "lead": outcome.lead,
         "multiply_adds": sum(r["multiply_adds"] for c in raced for r in c.race),
     }
+    raced.sort(key=lambda c: c.backbone != outcome.winner)
     ordered = [*raced, *(c for c in candidates if c.backbone not in outcome.rounds)]
     return [replace(c, rank=i) for i, c in enumerate(ordered, start=1)], agreement
 

@@ -306,8 +306,8 @@ class Inspection:
 
     certificate: dict[str, Any]  # that nothing leaks, bound to the data's digest; `holds`
     examples: int  # of training and validation, that were looked at
-    label_errors: list[dict[str, Any]]  # the surest, with `likely` and `confidence`
-    outliers: list[dict[str, Any]]  # the farthest, with `distance`
+    label_errors: list[dict[str, Any]]  # the surest first, with `likely` and `confidence`
+    outliers: list[dict[str, Any]]  # the farthest first, with `distance`
     odd_classes: list[dict[str, Any]]  # `label`, `recall`, `spread`, `apart`
     telling_columns: list[dict[str, Any]]  # `column`, `accuracy`, `majority`
     drift: dict[str, Any]  # training against validation: `p_value`, `differs`, `distance`, `label`

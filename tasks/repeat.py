@@ -2,8 +2,9 @@
 
 Folds: every example is held out once, by models that were not trained on it or its group, so that a
 small data set judges the recipe on all of it; backbone, thaw plan and tuned values stay what they
-are, though other folds had a say in them. Folds depend on the data alone: models of the same data
-are compared example by example. Seeds: the same split, other augmented views, order, mixing and
+are, though other folds had a say in them. The test split is held out as all else is: one look at
+it, as one model answers each example. Folds depend on the data alone: models of the same data are
+compared example by example. Seeds: the same split, other augmented views, order, mixing and
 dropout, judged on test; the first is the project's own.
 Each repeat that is done is kept in scratch, so that a killed stage goes on with the next.
 """
@@ -43,13 +44,16 @@ def run(project: Project, params: Params) -> None:
     if options.folds:
         parts = []
         known = DataSummary.read(project.summary).labelling
-        for number, rows in enumerate(folds(manifest, params, known), start=1):
+        divided = folds(manifest, params, known)
+        for number, rows in enumerate(divided, start=1):
             predicted = _predicted(project, params, rows, f"fold {number} of {options.folds}")
             parts.append(_frame(manifest, rows["test"], predicted, project).assign(fold=number))
         frame = pd.concat(parts, ignore_index=True)
         with files.atomic(project.repeat / PREDICTIONS) as temporary:
             frame.to_parquet(temporary, index=False)
         record["folds"] = _by_fold(frame, params)
+        models = [_name(project, params, rows) for rows in divided]
+        looks.note(project, manifest, f"folds {files.sha256_json(models)}")
     if options.seeds > 1:
         record["seeds"] = _by_seed(project, params, manifest)
     files.write_json(project.repeat / RECORD, record)
@@ -147,7 +151,7 @@ def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[s
         what = f"seed {number + 1} of {params.repeat.seeds}"
         said = _predicted(project, seeded, rows, what)
         each.append(float(labelling.right(labels, said).mean()))
-        looks.note(project, manifest, f"repeat {seed}")
+        looks.note(project, manifest, f"repeat {_name(project, seeded, rows)}")
     spread = float(np.std(each, ddof=1))
     found: dict[str, Any] = evidence.plain(
         {"examples": len(labels), "mean": float(np.mean(each)), "spread": spread, "each": each}
@@ -157,29 +161,37 @@ def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[s
 
 def _predicted(project: Project, params: Params, rows: Rows, what: str) -> Labels:
     """What a model trained on some rows says of those of `test`; kept once found."""
-    from tasks.engine.device import resolve
-
-    fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
-    tuning = Tuning.read(project.tuning)
-    settings = TrainParams.model_validate(fixed | tuning.train)
-    compute = resolve(params.device, params.precision)
-    key = {
-        "rows": {name: files.sha256_json(part.tolist()) for name, part in rows.items()},
-        "inputs": [files.sha256_file(path) for path in _inputs(project)],
-        "computed": [params.seed, params.threads, params.embed.batch_size],
-        "device": [compute.device.type, compute.precision],
-        "versions": [versions.VERSIONS[name] for name in ("repeat", "train")],
-        "libraries": versions.libraries(params.problem),
-    }
-    path = project.scratch / "repeat" / f"{files.sha256_json(key)[:24]}.npy"
+    path = project.scratch / "repeat" / f"{_name(project, params, rows)[:24]}.npy"
     if not path.exists():
-        plan = ThawPlan.read(project.thaw_plan)
+        plan, settings = ThawPlan.read(project.thaw_plan), _settings(project, params)
         logits = side_training.run(project, params, plan, settings, rows, what).logits
         several = DataSummary.read(project.summary).labelling.several
         found = labelling.answers(logits, several, cut=0.0)
         with files.atomic(path) as temporary, temporary.open("wb") as file:
             np.save(file, found)
     return np.asarray(np.load(path))
+
+
+def _settings(project: Project, params: Params) -> TrainParams:
+    fixed = params.train.model_dump(include=NEVER_CHANGES_A_RESULT)
+    return TrainParams.model_validate(fixed | Tuning.read(project.tuning).train)
+
+
+def _name(project: Project, params: Params, rows: Rows) -> str:
+    """A digest of all that determines a repeat."""
+    from tasks.engine.device import resolve
+
+    compute = resolve(params.device, params.precision)
+    return files.sha256_json(
+        {
+            "rows": {name: files.sha256_json(part.tolist()) for name, part in rows.items()},
+            "inputs": [files.sha256_file(path) for path in _inputs(project)],
+            "computed": [params.seed, params.threads, params.embed.batch_size],
+            "device": [compute.device.type, compute.precision],
+            "versions": [versions.VERSIONS[name] for name in ("repeat", "train")],
+            "libraries": versions.libraries(params.problem),
+        }
+    )
 
 
 def _inputs(project: Project) -> list[Any]:

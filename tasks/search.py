@@ -64,7 +64,7 @@ class Search:
     # Of a fidelity and values; raises `Diverged` or `Beyond`. Workers pickle it.
     judge: Callable[[str, Values], Judged]
     fidelity: str
-    trials: int
+    trials: int  # at most; 0: as many as `minutes` allow
     minutes: float | None
     seed: int
     workers: int = 1  # processes; with several, the order in which trials end changes what is tried
@@ -74,6 +74,11 @@ class Search:
     @property
     def ladder(self) -> tuple[str, ...]:
         return LADDER[: LADDER.index(self.fidelity) + 1]
+
+    @property
+    def most(self) -> float:
+        """Trials, at most."""
+        return self.trials or math.inf
 
     def is_late(self, seconds: float) -> bool:
         return self.minutes is not None and seconds > 60 * self.minutes
@@ -88,7 +93,9 @@ def run(search: Search) -> tuple[list[Values], Values]:
     """
     study, lock = studies.opened(search.file, search.storage)
     take_up(study, search)
-    with progress("tuning", search.trials) as advance:
+    seconds = math.ceil(60 * (search.minutes or 0))
+    with progress("tuning", search.trials or seconds) as go:
+        advance = go if search.trials else _in_seconds(study, go)
         advance(len(ended(study)))
         if search.workers == 1:
             work(search, study, lock, advance)
@@ -98,13 +105,26 @@ def run(search: Search) -> tuple[list[Values], Values]:
     return [t for t in found if t["losses"] or t["beyond"]], _about(study, search.ladder)
 
 
+def _in_seconds(study: Study, go: Advance) -> Advance:
+    """How far a search is that ends by the clock."""
+    spent, told = _clock(study), 0
+
+    def advance(n: int = 1, **figures: Any) -> None:
+        nonlocal told
+        now = int(spent())
+        go(now - told, trials=len(ended(study)), **figures)
+        told = now
+
+    return advance
+
+
 def work(search: Search, study: Study, lock: FileLock, advance: Advance) -> None:
     """Make trials until there are enough, or the time is up; others may do so too."""
     spent = _clock(study)
     while True:
         with lock:
             started = len(_trials(study, "COMPLETE", "PRUNED", "RUNNING"))
-            if started >= search.trials or (started and search.is_late(spent())):
+            if started >= search.most or (started and search.is_late(spent())):
                 return
             trial = _asked(study, search, started)
         _climb(study, trial, search)
@@ -126,8 +146,8 @@ def _in_parallel(search: Search, study: Study, advance: Advance) -> None:
         seen += new
         advance(new)
 
-    while seen < search.trials and not (seen and search.is_late(spent())):
-        before, count = seen, min(search.workers, search.trials - seen)
+    while seen < search.most and not (seen and search.is_late(spent())):
+        before, count = seen, int(min(search.workers, search.most - seen))
         workers.run(functools.partial(_worker, search), count, search.threads, watch)
         watch()
         if seen == before:
@@ -175,16 +195,21 @@ def _climb(study: Study, trial: Trial, search: Search) -> None:
             trial.set_constraint(beyond.limit, beyond.excess)
             break
         losses[fidelity] = round(judged.loss, 6)
-        right = "".join("01"[int(x)] for x in judged.right)
+        right = as_text(judged.right)
         told = {"losses": losses, "accuracy": round(judged.accuracy, 6), "right": right}
         trial.set_user_attr("judged", told)
         if fidelity == search.ladder[-1]:
             study.tell(trial, judged.loss)
             return
         trial.report(judged.loss, step)
-        if trial.should_prune():
+        if trial.should_prune() and values != search.written:  # the best stands beside these
             break
     study.tell(trial, state=TrialState.PRUNED)
+
+
+def as_text(right: npt.NDArray[np.bool_]) -> str:
+    """Which examples are right, as a string of 0 and 1."""
+    return "".join("01"[int(x)] for x in right)
 
 
 def _suggest(trial: Trial, path: str, tried: SearchRange, whole: bool) -> Any:

@@ -29,6 +29,7 @@ Features = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.int64]
 
 NEIGHBOURS = 10
+OWN = 2.0  # a cosine distance that nothing exceeds: of an example's own group
 MAX_EXAMPLES = 5000  # more would take minutes and not change the order
 log = logging.getLogger(__name__)
 
@@ -160,24 +161,31 @@ def _selection(project: Project, evidence: Embedding) -> Selection:
     )
 
 
-def knn_accuracy(features: Features, labels: Labels) -> float:
+def knn_accuracy(features: Features, labels: Labels, groups: Targets | None = None) -> float:
     """Leave-one-out accuracy of the k nearest neighbours by cosine, their votes weighed by it.
 
-    Of several labels, an example gets those that most of the votes are for.
+    Those of an example's own group [n], such as its near-duplicates, have no vote. Of several
+    labels, an example gets those that most of the votes are for.
     """
-    distances, nearest = neighbours(features)
-    weights = 2 - distances
+    most = 1 if groups is None else int(np.bincount(groups).max())  # of a group
+    distances, nearest = neighbours(features, NEIGHBOURS + most - 1)
+    if groups is not None:
+        distances = np.where(groups[nearest] == groups[:, None], OWN, distances)
+        first = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
+        distances = np.take_along_axis(distances, first, 1)
+        nearest = np.take_along_axis(nearest, first, 1)
+    weights = np.maximum(2 - distances, 1e-9)
     votes = labelling.votes(labels, nearest, weights, labelling.width(labels))
     if several := labels.ndim == 2:
         votes /= weights.sum(1, keepdims=True)
     return float(labelling.right(labels, labelling.answers(votes, several)).mean())
 
 
-def neighbours(features: Features) -> tuple[Features, Targets]:
+def neighbours(features: Features, most: int = NEIGHBOURS) -> tuple[Features, Targets]:
     """Cosine distances and positions of each example's nearest others, both [n, k]."""
     from sklearn.neighbors import NearestNeighbors
 
-    count = min(NEIGHBOURS, len(features) - 1)
+    count = min(most, len(features) - 1)
     search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(features)
     distances, nearest = search.kneighbors()  # without arguments: each example's others
     return distances, nearest
@@ -194,7 +202,8 @@ def drawn(count: int, seed: int) -> Targets:
 def _candidate(project: Project, embedding: Embedding, seed: int) -> Candidate:
     """The measurements of one backbone; score and rank come with the others'."""
     folder = project.features(embedding.backbone)
-    targets = pd.read_parquet(project.manifest, columns=["target"])["target"].to_numpy(np.int64)
+    manifest = pd.read_parquet(project.manifest, columns=["target", "group"])
+    targets, groups = manifest["target"].to_numpy(np.int64), manifest["group"]
     rows = np.load(folder / embedding.rows)
     chosen = drawn(len(rows), seed)  # at most `MAX_EXAMPLES`
     truth = DataSummary.read(project.summary).labelling.truth(targets[rows[chosen]])
@@ -208,7 +217,8 @@ def _candidate(project: Project, embedding: Embedding, seed: int) -> Candidate:
         parameters=sum(layer.parameters for layer in embedding.layers[:-1]),
         flops=sum(layer.flops for layer in embedding.layers),
         ridge=depths[embedding.deepest],
-        knn=round(knn_accuracy(features, truth), 6),  # of the last, the deepest
+        # Of the last, the deepest.
+        knn=round(knn_accuracy(features, truth, pd.factorize(groups.iloc[rows[chosen]])[0]), 6),
         score=0.0,
         rank=0,
         licence=embedding.licence,

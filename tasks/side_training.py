@@ -23,9 +23,9 @@ Rows = dict[str, Ints]  # `train`, `validation`, `test` → manifest rows
 
 @dataclass(frozen=True)
 class SideTraining:
-    """The best epoch on validation, and what that network says of other rows."""
+    """What is kept on validation, and what that network says of other rows."""
 
-    loss: float  # on validation
+    loss: float  # on validation, without smoothing and weights
     accuracy: float
     logits: npt.NDArray[np.float32]  # [n, classes] of the rows `test`
     drop: float | None = None  # of the backbone's skill, see `Knowledge`, where it was asked for
@@ -58,16 +58,20 @@ def run(
     _learn_from(setup, rows)
     setup.init_head()
     state = setup.trainer(None, lambda state: None).fit(setup.data)
-    trained, drop = setup.model_state(), None  # low-rank updates are in the model from here on
+    trained = setup.model_state()  # low-rank updates are in the model from here on
+    best = state.history[state.best_epoch]
+    loss, accuracy, drop = best["validation_loss"], best["validation_accuracy"], None
     if settings.average_weights != "none" or measure_drop:
         from tasks.engine import blend
 
         retained, weights = blend.run(setup, trained)
         setup.model.load_state_dict(weights)
         drop = retained.knowledge.drop if retained.knowledge else 0.0
+        if retained.used != 1.0:  # the weights that are kept are no epoch's
+            point = retained.at(retained.used)
+            loss, accuracy = point.loss, point.accuracy
     if alone:
         setup.cache.close()
-    best = state.history[state.best_epoch]
     problem = tasks.problems.load(params.problem)
     exact = resolve(params.device, "float32")
     setup.model.eval()
@@ -78,7 +82,7 @@ def run(
 
     size = params.embed.batch_size
     logits = linear_probes.outputs(predict, setup.examples, rows["test"], size, exact, what)
-    return SideTraining(best["validation_loss"], best["validation_accuracy"], logits, drop)
+    return SideTraining(loss, accuracy, logits, drop)
 
 
 def _learn_from(setup: Setup, rows: Rows) -> None:

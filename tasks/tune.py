@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from tasks import evidence, files, metrics, search, versions
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged, ThawlineError
 from tasks.fidelities import Halves, Ladder
 from tasks.freeze import epochs_of
-from tasks.metrics import Bootstrap, Comparison
+from tasks.metrics import Bootstrap
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, get
 from tasks.params import replace as replace_params
 from tasks.records import Project, ThawPlan, Tuning
-from tasks.search import Search
+from tasks.search import Beyond, Search
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
 
@@ -34,14 +34,15 @@ def run(project: Project, params: Params) -> None:
     epochs_of(ThawPlan.read(project.thaw_plan).phases, params.train.epochs)  # or refused
     params, raced, why_rate = _rate(project, params)
     rates = {"train.learning_rate": float(params.train.learning_rate)} if raced else {}
-    if not params.tune.trials:
-        why = why_rate or "not tuned: tune.trials is 0"
+    if not params.tune.searches:
+        why = why_rate or "not tuned: neither tune.trials nor tune.minutes is set"
         Tuning(_train(params), rates, raced, why).write(project.tuning)
         return
-    trials, study = _searched(project, params)
+    ladder = Ladder(project, params, Halves.of(project, params))
+    trials, study = _searched(project, params, ladder)
     if not trials:
         raise ThawlineError("no tuning trial ended with a finite loss; narrow tune.space")
-    chosen, why, study["confirmed"] = _confirmed(project, params, trials)
+    chosen, why, study["confirmed"] = _confirmed(params, trials, ladder)
     tuned = _train(replace_params(params, chosen))
     told = [{key: x for key, x in trial.items() if key != "right"} for trial in trials]
     why = f"{why}; {why_rate}".rstrip("; ")
@@ -77,11 +78,11 @@ def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]
     return replace_params(params, {"train.learning_rate": rate}), trials, why
 
 
-def _searched(project: Project, params: Params) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _searched(
+    project: Project, params: Params, ladder: Ladder
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The trials of the study, which is kept in scratch under all that determines it."""
     options = params.tune
-    halves = Halves.of(project, params)
-    ladder = Ladder(project, params, halves)
     threads = max(1, params.threads // options.workers)
     key = {
         "tune": options.model_dump(exclude={"trials", "minutes", "workers", "storage"}),
@@ -96,7 +97,7 @@ def _searched(project: Project, params: Params) -> tuple[list[dict[str, Any]], d
         Search(
             project.scratch / "tune" / f"{files.sha256_json(key)[:24]}.journal",
             options.space,
-            {path: get(params, path) for path in options.space},
+            _written(params),
             ladder.judge,
             fidelity=options.fidelity,
             trials=options.trials,
@@ -109,12 +110,41 @@ def _searched(project: Project, params: Params) -> tuple[list[dict[str, Any]], d
     )
 
 
+def _written(params: Params) -> dict[str, Any]:
+    return {path: get(params, path) for path in params.tune.space}
+
+
 def _confirmed(
-    project: Project, params: Params, trials: Sequence[dict[str, Any]]
+    params: Params, trials: Sequence[dict[str, Any]], ladder: Ladder
 ) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """The values to train with, why, and how the best trial does on the half of validation that the
-    search did not see, beside the written values: `examples` and a `Comparison`."""
-    best, written = _best(trials), {p: get(params, p) for p in params.tune.space}
+    search did not see: `examples`, `accuracy`, and beside the written values a `Comparison`, or
+    `uncompared`: why there is none."""
+    best, written, halves = _best(trials), _written(params), ladder.halves
+    why = _praise(best, trials, params)
+    options, groups = params.evaluate, metrics.group_index(halves.groups[halves.confirm])
+    resamples = Bootstrap(groups, options.bootstrap, options.confidence, params.seed)
+    ours = _answers(best["right"])
+    accuracy = metrics.answers(np.ones_like(ours), ours, 2, resamples)["accuracy"]
+    told = {"examples": len(ours), "accuracy": asdict(accuracy)}
+    where = f"on {len(ours)} validation examples that the search did not see"
+    theirs, unknown = None, "it has the written values itself"
+    if best["values"] != written:
+        fidelity = list(best["losses"])[-1]
+        theirs, unknown = _right_as_written(written, fidelity, trials, ladder)
+    if theirs is None:
+        why = f"{why}; {where} it is right on {accuracy.value:.1%}; {unknown}"
+        return best["values"], why, evidence.plain({**told, "uncompared": unknown})
+    judged = metrics.compare(np.ones_like(ours), ours, _answers(theirs), resamples)
+    told = evidence.plain({**told, **asdict(judged)})
+    gap = f"{100 * judged.difference.value:+.1f} points"
+    if judged.difference.value < 0:
+        why = f"{why}; but {where} it does worse than the written values ({gap}), which stay"
+        return written, why, told
+    return best["values"], f"{why}; {where}: {gap}, {judged.verdict}", told
+
+
+def _praise(best: dict[str, Any], trials: Sequence[dict[str, Any]], params: Params) -> str:
     shown = ", ".join(
         f"{k.removeprefix('train.')} {v:.3g}" if isinstance(v, float) else f"{k[6:]} {v}"
         for k, v in best["values"].items()
@@ -127,18 +157,29 @@ def _confirmed(
         why = f"{why}; {beyond} trials were beyond a limit"
     if params.tune.workers > 1:
         why = f"{why}; {params.tune.workers} workers, so another search may try other values"
-    theirs = next((t for t in trials if t["values"] == written and not t["beyond"]), best)
-    if theirs is best:
-        return best["values"], why, {}
-    halves = Halves.of(project, params)
-    judged = _compared(best["right"], theirs["right"], halves.groups[halves.confirm], params)
-    told = evidence.plain({"examples": len(halves.confirm), **asdict(judged)})
-    where = f"on {len(halves.confirm)} validation examples that the search did not see"
-    gap = f"{100 * judged.difference.value:+.1f} points"
-    if judged.difference.value < 0:
-        why = f"{why}; but {where} it does worse than the written values ({gap}), which stay"
-        return written, why, told
-    return best["values"], f"{why}; {where}: {gap}, {judged.verdict}", told
+    return why
+
+
+def _right_as_written(
+    written: dict[str, Any], fidelity: str, trials: Sequence[dict[str, Any]], ladder: Ladder
+) -> tuple[str | None, str]:
+    """What the written values get right at a fidelity, or why that cannot be known.
+
+    Where no trial tells, as the space does not allow them or their trial ended early, they are
+    judged now: a whole training and a head of forty steps are no pair.
+    """
+    known = next((trial for trial in trials if trial["values"] == written), None)
+    limit = known["beyond"] if known else ""
+    if known and not limit and list(known["losses"])[-1] == fidelity:
+        return str(known["right"]), ""
+    try:
+        if not limit:
+            return search.as_text(ladder.judge(fidelity, written).right), ""
+    except Diverged:
+        return None, "the written values diverge, so there is nothing to compare it with"
+    except Beyond as beyond:
+        limit = beyond.limit
+    return None, f"the written values are beyond {limit}, so there is nothing to compare it with"
 
 
 def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -154,15 +195,11 @@ def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "tune.space reach values that keep it"
         )
     highest = max(len(trial["losses"]) for trial in within)
-    ended = [t for t in within if len(t["losses"]) == highest and not t["pruned"]] or within
+    reached = [trial for trial in within if len(trial["losses"]) == highest]
+    ended = [trial for trial in reached if not trial["pruned"]] or reached
     return min(ended, key=lambda trial: (trial["validation_loss"], trial["number"]))
 
 
-def _compared(best: str, written: str, groups: Any, params: Params) -> Comparison:
-    """Right answers of two trials, as strings of 0 and 1, example by example."""
-    ours, theirs = (np.array([int(x) for x in right], np.int64) for right in (best, written))
-    options = params.evaluate
-    resamples = Bootstrap(
-        metrics.group_index(groups), options.bootstrap, options.confidence, params.seed
-    )
-    return metrics.compare(np.ones_like(ours), ours, theirs, resamples)
+def _answers(right: str) -> metrics.Ints:
+    """A string of 0 and 1, example by example, as numbers."""
+    return np.array([int(x) for x in right], np.int64)

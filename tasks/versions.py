@@ -19,14 +19,14 @@ VERSIONS = {
     "prepare": 1,
     "augment": 4,
     "embed": 5,
-    "select": 8,
-    "inspect": 2,
-    "freeze": 8,
-    "tune": 10,
-    "train": 8,
-    "repeat": 4,
+    "select": 9,
+    "inspect": 3,
+    "freeze": 9,
+    "tune": 11,
+    "train": 9,
+    "repeat": 5,
     "evaluate": 6,
-    "package": 5,
+    "package": 6,
 }
 
 HEADER = """\

@@ -170,8 +170,8 @@ def why_not(
         return f"freeze.strategy {now.freeze.strategy!r} goes through phases of its own"
     if now.train.epochs < LEAST:
         return f"train.epochs is {now.train.epochs}, of which half would be too few"
-    if now.tune.trials:
-        return "tune.trials tries what starts from the pretrained backbone"
+    if now.tune.searches:
+        return "a search (tune.trials, tune.minutes) tries what starts from the pretrained backbone"
     if now.repeat.folds or now.repeat.seeds > 1:
         return "repeat trains from the pretrained backbone, and would judge another recipe"
     return _why_not_on(found) or _why_not_from(entries, went_on)

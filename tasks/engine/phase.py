@@ -306,7 +306,11 @@ class PhaseRun:
         return Network(self.network.names, [*self.network.modules[: self.start], *averaged])
 
     def _validate(self) -> tuple[float, float]:
-        """Loss (with the same smoothing) and accuracy on the validation examples."""
+        """Loss and accuracy on the validation examples.
+
+        The plain loss, without smoothing, class weights or focus: what trainings are compared by
+        must not depend on what each of them minimises.
+        """
         model = folded(self._judged().run(self.start))
         targets = self.data.validation_targets
         sizes = self.data.validation.lengths
@@ -318,9 +322,7 @@ class PhaseRun:
         for inputs, chosen in zip(self.data.validation.batches(batches, 0), batches, strict=True):
             logits = self.compute.forward(model, inputs).float().cpu()
             wanted = targets[torch.from_numpy(chosen)]
-            total += labels.loss(
-                logits, wanted, smoothing=self.params.label_smoothing, reduction="sum"
-            ).item()
+            total += labels.loss(logits, wanted, reduction="sum").item()
             right += int(labels.right(logits, wanted).sum())
         total, right = self.ranks.total(total, right)
         return total / len(targets), right / len(targets)

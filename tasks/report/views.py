@@ -333,6 +333,7 @@ def inspection(project: Project) -> Values | None:
         "sentences": list(sentences(found)),
         "certificate": found.certificate,
         "examples": found.examples,
+        "found": found.found,
         "label_errors": shown(found.label_errors),
         "outliers": shown(found.outliers),
     }

@@ -178,7 +178,13 @@ def _records(
         Candidate("resnet18", 11_176_512, 330_000_000, 0.82, 0.76, 0.74, 2, race=raced),
     ]  # fmt: skip
     lead = {"value": 0.02, "low": -0.005, "high": 0.045}
-    agreement = {"same_first": True, "tau": 1.0, "lead": lead, "multiply_adds": 10**10}
+    agreement = {
+        "same_first": False,
+        "tau": -1.0,
+        "kept": True,
+        "lead": lead,
+        "multiply_adds": 10**10,
+    }
     why = "mobilenet_v2 has the highest score: almost as accurate at a sixth of the compute"
     Selection(
         backbone="mobilenet_v2", why=why, candidates=candidates, pretraining="ImageNet-1k",
@@ -206,9 +212,13 @@ def _records(
             "agreement": 0.61,
             "pruning": True,
             "importances": {"train.weight_decay": 0.7, "train.mix": 0.3},
-            "confirmed": {},
+            "confirmed": {
+                "examples": 60, "accuracy": figures, "difference": lead,
+                "only_model_right": 3, "only_baseline_right": 2, "p_value": 1.0,
+                "verdict": "not distinguishable",
+            },
         },
-    ).write(project.tuning)
+    ).write(project.tuning)  # fmt: skip
     _training(project)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,21 @@ def test_near_duplicates_are_no_separate_evidence(tmp_path: Path) -> None:
     group = ["one"] * 10 + [f"{i}" for i in range(990)]
     together = [predictions(tmp_path / "p", each, group=group) for each in (first, second)]
     assert of(Project(tmp_path), *together).comparison.verdict == "not distinguishable"
+
+
+def test_examples_in_groups_are_asked_for_in_as_many_as_they_are_worth(tmp_path: Path) -> None:
+    # Each group of ten is answered alike: a thousand examples say what a hundred would.
+    groups = np.arange(1000) // 10
+    first, second = (groups >= 10) | (groups < 6), (groups >= 10) | (groups >= 6)
+    columns = {"apart": {}, "together": {"group": [f"g{i}" for i in groups]}}
+    needed = {}
+    for name, more in columns.items():
+        paths = [predictions(tmp_path / "p", each, **more) for each in (first, second)]
+        found = of(Project(tmp_path), *paths)
+        assert name == "apart" or found.comparison.verdict == "not distinguishable"
+        judged = replace(found.comparison, verdict="not distinguishable")
+        needed[name] = found.needed or compare.examples_needed(judged, 1000, 0.95) or 0
+    assert needed["together"] == pytest.approx(10 * needed["apart"], rel=0.02)
 
 
 def test_only_shared_examples_count(tmp_path: Path) -> None:

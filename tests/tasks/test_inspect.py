@@ -16,6 +16,7 @@ from tasks import augment, data_quality, embed, inspect, prepare, report, select
 from tasks.errors import DataError
 from tasks.params import Params
 from tasks.records import Inspection, Project
+from tasks.report import views
 from tests.tasks import evaluated
 from tests.tasks.embedded import stored_sample
 
@@ -139,6 +140,17 @@ def test_without_a_look_for_near_duplicates_there_is_no_certificate(tmp_path: Pa
     assert first.startswith("Near-duplicates were not looked for") and "leak across" not in first
 
 
+def test_all_that_is_suspected_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of_them(says: np.ndarray, truth: np.ndarray) -> list[data_quality.Suspect]:
+        rows = range(len(truth))
+        return [data_quality.Suspect(row, truth[row], (truth[row] + 1) % 9, 0.5) for row in rows]
+
+    monkeypatch.setattr(data_quality, "label_errors", all_of_them)
+    project, _ = inspected(tmp_path / "p", sample().iloc[:300])
+    found = Inspection.read(project.inspection)
+    assert len(found.label_errors) == found.found["label_errors"] == found.examples > 200
+
+
 def test_columns_are_carried_and_need_a_manifest(tmp_path: Path) -> None:
     frame = sample().iloc[:300]
     (tmp_path / "images").mkdir()
@@ -259,3 +271,13 @@ def test_the_report_shows_what_to_look_at(shown: Callable[[], str]) -> None:
     assert "3 labels of 120 examples that were looked at are probably wrong" in page
     assert page.count("rather <bdi>&lt;b&gt;</bdi>") == 3
     assert "No leak" in page and "cccccccccccc" in page
+    assert "Labels that are probably wrong</summary>" in page  # all are shown
+
+
+def test_the_report_says_where_more_are_listed(
+    shown: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "SUSPECTS", 2)
+    page = shown()
+    assert page.count("rather <bdi>&lt;b&gt;</bdi>") == 2
+    assert "Labels that are probably wrong: the first 2 of 3, all of which are listed" in page

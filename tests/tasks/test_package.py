@@ -56,6 +56,22 @@ def test_seconds_change_the_record_of_the_run_but_not_the_model(tmp_path: Path) 
     assert list(project.root.glob(".models-*")) == []
 
 
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [(1, "No other model had been judged on this test split"), (12, "With it, 12 models had been")],
+)
+def test_the_card_tells_how_many_models_were_judged_and_the_model_stays_the_same(
+    tmp_path: Path, looks: int, told: str
+) -> None:
+    project = trained_project.packaged(tmp_path)
+    before = files.read_json(project.models / "digests.json")["model_digest"]
+    path = project.reports / "metrics.json"
+    files.write_json(path, {**files.read_json(path), "looks.test": looks})
+    package.run(project, trained_project.params())
+    assert told in (project.models / "README.md").read_text(encoding="utf-8")
+    assert files.read_json(project.models / "digests.json")["model_digest"] == before
+
+
 def test_other_weights_and_other_metrics_are_another_model(tmp_path: Path) -> None:
     digests = {
         files.read_json(project.models / "digests.json")["model_digest"]

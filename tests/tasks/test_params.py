@@ -83,6 +83,7 @@ def test_dvc_reads_the_same() -> None:
         ("device: gpu\n", "device: string should match pattern"),
         ("tune: {max_drop: 0.1}\n", "measured after whole trainings: set fidelity to full"),
         ("tune: {trials: 3}\n", "tune.trials: is above 0 but tune.space is empty"),
+        ("tune: {minutes: 3}\n", "tune.minutes: is above 0 but tune.space is empty"),
         (
             "tune: {space: {train.x: {low: 0, high: 1}}}\n",
             "tune.space.train.x: 'train.x' is not a parameter",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tasks import augment, compare, embed, freeze, repeat, select, side_training, tune
+from tasks import augment, compare, embed, freeze, looks, repeat, select, side_training, tune
 from tasks.errors import DataError
 from tasks.params import Params
-from tasks.records import Project, Selection, ViewPolicy
+from tasks.records import Project, Selection, Tuning, ViewPolicy
 from tests.tasks import drawn_project
 
 
@@ -102,9 +103,7 @@ def test_what_low_rank_updates_have_learned_is_in_the_predictions(project: Proje
     rows["test"] = rows["validation"]
     trained = side_training.run(project, params, plan, params.train, rows, "low rank")
     wanted = torch.from_numpy(manifest["target"].to_numpy(np.int64)[rows["test"]])
-    smoothing = params.train.label_smoothing
-    logits = torch.from_numpy(trained.logits)
-    loss = functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+    loss = functional.cross_entropy(torch.from_numpy(trained.logits), wanted)
     assert loss.item() == pytest.approx(trained.loss, rel=1e-3)
 
 
@@ -119,6 +118,29 @@ def test_seeds_show_how_much_is_luck(project: Project) -> None:
     assert found["mean"] == pytest.approx(np.mean(found["each"]), abs=1e-6)
     assert found["spread"] == pytest.approx(np.std(found["each"], ddof=1), abs=1e-6)
     assert not (project.repeat / "predictions.parquet").exists()
+
+
+def test_looks_at_the_test_split_are_counted(project: Project) -> None:
+    manifest = pd.read_parquet(project.manifest)
+
+    def looked(params: Params) -> int:
+        before = looks.count(project, manifest)
+        repeat.run(project, params)
+        return looks.count(project, manifest) - before
+
+    assert (manifest["split"] == "test").any()
+    assert looked(settings(folds=4)) == 1  # each test example is answered once
+    assert looked(settings(folds=4)) == 0
+    assert looked(settings(folds=5)) == 1
+    seeds = settings(seeds=2)
+    looked(seeds)
+    assert looked(seeds) == 0
+    other = Tuning.read(project.tuning)
+    replace(other, train={**other.train, "weight_decay": 0.2}).write(project.tuning)
+    try:
+        assert looked(seeds) == 2  # the same seeds, other models
+    finally:
+        other.write(project.tuning)
 
 
 def test_models_of_the_same_data_are_compared_on_the_same_folds(

@@ -7,11 +7,12 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks import report
-from tasks.records import Project, TrainRun
+from tasks.records import Project, TrainRun, Tuning
 from tasks.report import charts, formats, views
 from tests.tasks import evaluated
 
@@ -110,6 +111,7 @@ def test_the_page_shows_pictures_curves_plan_data_costs_and_proofs(page: Page) -
         "71.9%",  # what its weights were published with
         "71.2% · 81.0%",  # ridge at two depths
         "80.0% → 85.0%",  # in the race
+        "came furthest, but the race could not tell them apart",
         "ahead of the one with the best score by 2.0%",
         "takes 12.3\u202fms here (cpu, float32), its weights 8.9\u202fMB",
         "0.000444",  # the rate of a thawed layer: 0.01 · 0.1 · 0.85⁵
@@ -243,3 +245,31 @@ def test_durations(seconds: float | None, shown: str) -> None:
 def test_sentences_begin_with_a_capital_but_names_stay() -> None:
     assert formats.sentence("not tuned") == "Not tuned."
     assert formats.sentence("mobilenet_v2 is best.") == "mobilenet_v2 is best."
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, "the other half (60), beside the written values and as long as they."),
+        (
+            {"study": {"uncompared": "the written values diverge"}},
+            "the other half (60), but not beside the written values: the written values diverge.",
+        ),
+        ({"study": None}, "Rates were raced on the validation examples"),
+        ({"study": None, "trials": []}, "Nothing was tried."),
+    ],
+)
+def test_tuning_says_what_was_measured(project: Project, change: dict[str, Any], told: str) -> None:
+    before = Tuning.read(project.tuning)
+    study = before.study
+    if "study" in change:
+        new = change["study"]
+        kept = {k: v for k, v in study["confirmed"].items() if k in ("examples", "accuracy")}
+        study = {**study, "confirmed": {**kept, **new}} if new else {}
+    replace(before, study=study, trials=change.get("trials", before.trials)).write(project.tuning)
+    try:
+        text = Page(report.render(project, evaluated.parameters(), 3.0)).text
+    finally:
+        before.write(project.tuning)
+    assert told in text
+    assert ("measured again" in text) is bool(study)

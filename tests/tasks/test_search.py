@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tasks import search
+from tasks import study as studies
 from tasks.errors import Diverged, ThawlineError
 from tasks.params import SearchRange
 from tasks.search import Beyond, Judged, Search
@@ -94,6 +95,16 @@ def test_trials_that_fall_behind_are_ended_early(tmp_path: Path) -> None:
     assert study["fidelities"] == ["head", "short", "full"]
 
 
+def test_the_written_values_are_never_ended_early(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    good = {"train.x": 0.05, "train.n": 6, "train.kind": "plain"}
+    run(file, written=good, fidelity="full", trials=20)
+    study, _ = studies.opened(file, None)
+    study.enqueue_trial(WRITTEN)  # as after a kill, when others have ended before
+    trials, _ = run(file, fidelity="full", trials=21)
+    assert trials[-1]["values"] == WRITTEN and list(trials[-1]["losses"]) == list(search.LADDER)
+
+
 def test_nothing_is_ended_early_where_fidelities_disagree(tmp_path: Path) -> None:
     def contrary(fidelity: str, values: dict[str, Any]) -> Judged:
         found = valley(fidelity, values)
@@ -118,6 +129,16 @@ def test_a_trial_that_diverges_is_left_out(tmp_path: Path) -> None:
 def test_minutes_end_a_search(tmp_path: Path) -> None:
     trials, _ = run(tmp_path / "study.journal", minutes=1e-9)
     assert len(trials) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_minutes_alone_are_a_budget(tmp_path: Path, workers: int) -> None:
+    minutes = 0.1
+    file, begun = tmp_path / "study.journal", time.monotonic()
+    trials, _ = run(file, slow, trials=0, minutes=minutes, workers=workers)
+    assert 1 < len(trials) < 21 * workers and time.monotonic() - begun >= 60 * minutes
+    again, _ = run(file, dying, trials=0, minutes=minutes)  # the time is spent
+    assert again == trials
 
 
 def limited(fidelity: str, values: dict[str, Any]) -> Judged:

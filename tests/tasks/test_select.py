@@ -22,7 +22,8 @@ def project_of(root: Path, n: int = 90) -> Project:
     project = Project(root)
     targets = np.arange(n) % 3
     splits = np.where(np.arange(n) % 5 == 4, "test", "train")
-    frame = pd.DataFrame({"target": targets, "split": splits, "id": [str(i) for i in range(n)]})
+    ids = [str(i) for i in range(n)]
+    frame = pd.DataFrame({"target": targets, "split": splits, "id": ids, "group": ids})
     project.prepared.mkdir(parents=True)
     frame.to_parquet(project.manifest)
     DataSummary(
@@ -210,14 +211,18 @@ def test_the_race_decides_and_says_whether_the_scores_had_agreed() -> None:
     ranked = ranking.rank(known, SelectParams())
     rounds = {"a": [round_of(0.7)], "b": [round_of(0.75)] * 2, "c": [round_of(0.8)] * 2}
     lead = {"value": 0.1, "low": 0.05, "high": 0.15}
-    found, agreement = ranking.by_race(ranked, Outcome(["c", "b", "a"], rounds, lead))
+    found, agreement = ranking.by_race(ranked, Outcome("c", ["c", "b", "a"], rounds, lead))
     # Who did not run comes last.
     assert [(c.backbone, c.rank) for c in found] == [("c", 1), ("b", 2), ("a", 3), ("d", 4)]
-    assert agreement == {"same_first": False, "tau": -1.0, "lead": lead, "multiply_adds": 25}
+    assert agreement == {
+        "same_first": False, "tau": -1.0, "kept": False, "lead": lead, "multiply_adds": 25,
+    }  # fmt: skip
     told = ranking.why(found, "c", True, lead)
     assert told.startswith("c has won a race of 3 close candidates, its cost counted: right on 80")
-    kept, agreement = ranking.by_race(ranked, Outcome(["a", "c", "b"], rounds, lead))
-    assert agreement["same_first"] and kept[0].rank == 1
+    # The favourite stays as the race cannot tell; that is no agreement.
+    kept, agreement = ranking.by_race(ranked, Outcome("a", ["c", "b", "a"], rounds, lead))
+    assert [c.backbone for c in kept] == ["a", "c", "b", "d"] and kept[0].rank == 1
+    assert (agreement["same_first"], agreement["tau"], agreement["kept"]) == (False, -1.0, True)
     told = ranking.why(kept, "a", True, lead)
     assert told.startswith("a keeps its lead by score in a race of 3 close candidates")
     assert "70.0% of validation after 2 epochs, c on 80.0%, which does not tell them apart" in told
@@ -254,6 +259,19 @@ def test_neighbours_leave_the_example_itself_out() -> None:
     assert select.knn_accuracy(pairs, targets) < 0.5
     grouped = np.eye(2, dtype=np.float32)[targets] + 0.01
     assert select.knn_accuracy(grouped * np.arange(1, 21)[:, None].astype("f4"), targets) == 1.0
+
+
+def test_near_duplicates_do_not_vote_for_each_other() -> None:
+    generator = np.random.default_rng(0)
+    one_each = generator.normal(size=(30, 16)).astype(np.float32)  # no class is told
+    features = np.repeat(one_each, 8, axis=0) + 1e-3 * generator.normal(size=(240, 16))
+    features, groups = features.astype(np.float32), np.repeat(np.arange(30), 8)
+    targets = groups % 3
+    assert select.knn_accuracy(features, targets) > 0.9
+    assert select.knn_accuracy(features, targets, groups) < 0.5
+    alone = np.arange(240)
+    assert select.knn_accuracy(features, targets, alone) == select.knn_accuracy(features, targets)
+    assert 0 <= select.knn_accuracy(features, targets, np.zeros(240, np.int64)) <= 1
 
 
 @pytest.mark.parametrize("targets", [[0, 0, 0, 1, 2], [0, 1, 0, 1, 1]])

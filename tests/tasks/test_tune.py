@@ -15,7 +15,7 @@ import torch
 
 from tasks import augment, embed, fidelities, freeze, search, select, train, tune
 from tasks.engine.phase import PhaseRun
-from tasks.errors import ThawlineError
+from tasks.errors import Diverged, ThawlineError
 from tasks.params import FreezeParams, Params
 from tasks.records import Project, Selection, Tuning, ViewPolicy
 from tests.tasks import drawn_project
@@ -108,6 +108,100 @@ def test_the_best_of_many_has_to_do_as_well_where_the_search_did_not_look(
     assert told in found.why and "6 validation examples that the search did not see" in found.why
 
 
+def confirmed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, params: Params, judge: Any
+) -> tuple[Tuning, list[tuple[str, dict[str, Any]]]]:
+    """What comes of tuning with such a judge, and what it was asked."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def told(self: Any, fidelity: str, values: dict[str, Any]) -> search.Judged:
+        asked.append((fidelity, values))
+        loss = judge(fidelity, values)
+        right = np.arange(len(self.halves.confirm)) < 10 * (1 - loss)
+        return search.Judged(loss, 0.9, right)
+
+    monkeypatch.setattr(fidelities.Ladder, "judge", told)
+    shutil.rmtree(project.scratch / "tune", ignore_errors=True)
+    tune.run(project, params)
+    return Tuning.read(project.tuning), asked
+
+
+def test_written_values_that_the_space_does_not_allow_are_measured_too(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"train.weight_decay": {"low": 0.1, "high": 0.3}}
+    params = settings(trials=3, fidelity="short", space=space)
+    written = {"train.weight_decay": params.train.weight_decay}
+
+    def judge(fidelity: str, values: dict[str, Any]) -> float:
+        return 0.5 if values == written else 0.9
+
+    found, asked = confirmed(project, monkeypatch, params, judge)
+    assert [fidelity for fidelity, values in asked if values == written] == ["short"]
+    assert found.changed == written and "which stay" in found.why
+    assert found.study["confirmed"]["difference"]["value"] == pytest.approx(-4 / 6, abs=1e-6)
+    assert found.study["confirmed"]["accuracy"]["value"] == pytest.approx(1 / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Diverged("the loss became nan"), "the written values diverge"),
+        (search.Beyond("tune.max_drop", 0.1), "the written values are beyond tune.max_drop"),
+    ],
+)
+def test_where_the_written_values_cannot_be_measured_it_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    params = settings(trials=3, fidelity="full")
+    written = {path: found_value(params, path) for path in SPACE}
+
+    def judge(fidelity: str, values: dict[str, Any]) -> float:
+        if values == written:
+            raise error
+        return 0.75
+
+    found, _ = confirmed(project, monkeypatch, params, judge)
+    assert found.changed != written and told in found.why
+    assert told in found.study["confirmed"]["uncompared"]
+    assert found.study["confirmed"]["accuracy"]["value"] == pytest.approx(0.5)
+    assert "6 validation examples that the search did not see it is right on 50.0%" in found.why
+
+
+def test_the_best_is_compared_at_its_own_fidelity(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = settings(trials=3, fidelity="full")
+    written = {path: found_value(params, path) for path in SPACE}
+    monkeypatch.setattr(  # what an earlier search may have left
+        search,
+        "run",
+        lambda searched: (
+            [
+                trial(0, written, {"head": 0.4}, "111111"),
+                trial(1, {**written, "train.mix": "none"}, {"head": 0.4, "full": 0.3}, "111000"),
+            ],
+            {},
+        ),
+    )
+    found, asked = confirmed(project, monkeypatch, params, lambda fidelity, values: 0.8)
+    assert asked == [("full", written)]
+    assert found.study["confirmed"]["difference"]["value"] == pytest.approx(1 / 6, abs=1e-6)
+    assert found.changed["train.mix"] == "none"
+
+
+def trial(number: int, values: Any, losses: dict[str, float], right: str) -> dict[str, Any]:
+    told = {"validation_loss": list(losses.values())[-1], "pruned": len(losses) == 1}
+    return {"number": number, "values": values, "losses": losses, "right": right, "beyond": "",
+            "validation_accuracy": 0.9, **told}  # fmt: skip
+
+
+def test_minutes_alone_search(project: Project) -> None:
+    tune.run(project, settings(minutes=1e-3))
+    found = Tuning.read(project.tuning)
+    assert found.trials and found.study["confirmed"]["examples"] == 6
+
+
 def test_training_takes_what_was_tuned(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.tracking.start_drainer", lambda project: None)
     monkeypatch.setattr("tasks.tracking.run_id", lambda *_, **__: None)
@@ -157,6 +251,33 @@ def test_a_training_that_forgets_too_much_is_beyond_the_limit(project: Project) 
     assert ladder.judge("full", values | {"train.learning_rate": 1e-6}).loss > 0
     with pytest.raises(search.Beyond, match=r"tune.max_drop"):
         ladder.judge("full", values | {"train.learning_rate": 0.1})
+
+
+@pytest.mark.parametrize("fidelity", search.LADDER)
+def test_trials_of_other_smoothing_are_compared_by_the_same_loss(
+    project: Project, fidelity: str
+) -> None:
+    params = settings(trials=1, fidelity=fidelity)
+    ladder = fidelities.Ladder(project, params, fidelities.Halves.of(project, params))
+    still = {"train.learning_rate": 1e-12, "train.head.init": "random"}  # the same logits
+    plain, smoothed = (
+        ladder.judge(fidelity, still | {"train.label_smoothing": share}).loss
+        for share in (0.0, 0.4)
+    )
+    assert smoothed == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_trial_is_judged_by_the_weights_that_it_would_keep(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.retention.best", lambda curve: 0.0)  # the pretrained backbone
+    params = settings(trials=1, fidelity="full")
+    ladder = fidelities.Ladder(project, params, fidelities.Halves.of(project, params))
+    values = {"train.head.init": "random", "train.average_weights": "blend_with_start"}
+    one, other = (
+        ladder.judge("full", values | {"train.learning_rate": rate}).loss for rate in (0.001, 0.01)
+    )
+    assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_several_workers_judge_as_one_does(project: Project) -> None:

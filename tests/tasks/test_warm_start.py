@@ -171,6 +171,7 @@ def test_other_parameters_make_it_cold(grown: pd.DataFrame, values: dict[str, An
         ({"repeat.seeds": 2}, "repeat trains from the pretrained"),
         ({"train.epochs": 3}, "train.epochs is 3, of which half would be too few"),
         ({"tune.trials": 2, "tune.space": {"train.ema": {"choices": [0]}}}, "tune.trials"),
+        ({"tune.minutes": 2, "tune.space": {"train.ema": {"choices": [0]}}}, "tune.minutes"),
     ],
 )
 def test_what_it_cannot_do_makes_it_cold(

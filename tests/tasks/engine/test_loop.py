@@ -229,6 +229,18 @@ def test_a_training_takes_as_many_epochs_as_it_is_given() -> None:
         fit(epochs=3)  # the first two phases have three
 
 
+@pytest.mark.parametrize("objective", [{"label_smoothing": 0.3}, {"balance": "focal"},
+                                       {"balance": "class_weights"}])  # fmt: skip
+def test_validation_is_judged_alike_whatever_is_minimised(objective: dict[str, object]) -> None:
+    plain, other = phase_run(label_smoothing=0.0), phase_run(**objective)
+    found = other._validate()
+    assert found == plain._validate()
+    with torch.no_grad():
+        (inputs,), wanted = plain.data.validation.views, plain.data.validation_targets  # type: ignore[attr-defined]
+        logits = plain.suffix.eval()(inputs)
+    assert found[0] == pytest.approx(torch.nn.functional.cross_entropy(logits, wanted).item())
+
+
 def test_training_learns() -> None:
     _, trainer = fit(epochs=40, learning_rate=0.03)
     history = trainer.state.history
