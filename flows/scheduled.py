@@ -20,7 +20,6 @@ from flows.process import die_with_parent
 from flows.project import begin
 from flows.retrain import Retrained, Trigger
 from flows.retrain import retrain as retrain_project
-from tasks import judgement
 from tasks.errors import ThawlineError
 from tasks.records import Project
 
@@ -73,26 +72,19 @@ def _later_slot(slot: str) -> str | None:
 
 
 def _answered(project: Project, made: Retrained, log: Any) -> str:
-    """Wait for a person; what they decided."""
+    """Wait for a person; what they decided.
+
+    Raises `ThawlineError` where it is not about what was asked: see `champion.ask_gate`.
+    """
     from prefect.exceptions import FlowPauseTimeout
     from prefect.flow_runs import pause_flow_run
 
-    asked = judgement.read(project)
+    asked = (made.decision or {})["entry"]
     try:
         pause_flow_run(timeout=int(WAIT.total_seconds()), poll_interval=POLL_SECONDS)
     except FlowPauseTimeout:
         return f"Nobody has answered within {WAIT.days} days: the champion stays."
-    now = judgement.read(project)
-    if (
-        asked is None
-        or now is None
-        or (now.challenger, now.champion)
-        != (
-            asked.challenger,
-            asked.champion,
-        )
-    ):
-        return "Another challenger has come meanwhile: it is decided about that one."
-    _, lines = champion.ask_gate(project, None, approved=True, reason="approved on Prefect's page")
+    reason = "approved on Prefect's page"
+    _, lines = champion.ask_gate(project, None, approved=True, reason=reason, asked=asked)
     log.log(logging.INFO, "; ".join(lines))
     return lines[0]
