@@ -47,9 +47,9 @@ def judge(
 
     `past`: a project whose prepared data is the champion's, so that both are judged on its test set
     and on what has come since; without it, on the test examples that both have seen. Without a
-    champion, the commonest class is to beat. What was rolled back from, or taken down by hand, is not
-    promoted again without a person. Raises `ThawlineError` when the challenger is not the packaged model,
-    or the champion not `expected` (`NOBODY`: none).
+    champion, the commonest class is to beat. What was rolled back from, or taken down by hand, is
+    not promoted again without a person. Raises `ThawlineError` when the challenger is not the
+    packaged model, or the champion not `expected` (`NOBODY`: none).
     """
     packaged(project)  # refuses where there is none
     name = params.register_.model
