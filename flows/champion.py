@@ -47,7 +47,7 @@ def ask_gate(
         return asdict(made), _lines(made)
     made = challenge.decide(project, values, found, approved, reason, asked=asked)
     if approved:
-        _resume(project, values, found)
+        _resume(project, values, found.challenger)
     return answer(found, made, note)
 
 
@@ -93,12 +93,12 @@ def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> A
     return {**asdict(made), "checked_out": checkout}, [*_lines(made), *_origin(made), *told]
 
 
-def _resume(project: Project, values: Params, found: Judgement) -> None:
-    """Let the scheduled flows go on that have waited for this answer."""
+def _resume(project: Project, values: Params, version: int) -> None:
+    """Let the scheduled flows go on that have waited for an answer about a version."""
     waiting = [
         entry.evidence.get(KEY) or {}
         for entry in promotion.entries(project, values)
-        if entry.kind == WAITING and entry.evidence.get("challenger") == found.challenger
+        if entry.kind == WAITING and entry.evidence.get("challenger") == version
     ]
     runs = {claim["flow_run"] for claim in waiting if claim.get("flow_run")}
     if runs and notice.known_server(project):

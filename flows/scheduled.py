@@ -25,6 +25,8 @@ from tasks.records import Project
 
 WAIT = timedelta(days=7)  # for a person's answer
 POLL_SECONDS = 5
+# Not to what crashed, failed or was cancelled: it has not done the work of both.
+GIVES_WAY_TO = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "COMPLETED"]
 
 
 @flow(name="retrain", description=__doc__, persist_result=False)
@@ -55,20 +57,28 @@ def _trigger(slot: str) -> Trigger:
 
 
 def _later_slot(slot: str) -> str | None:
-    """A later run of this deployment that is due by now."""
+    """A later slot of this deployment that is due by now, and done or still to be done."""
     from prefect.client.schemas import filters
 
     if not runtime.deployment.id:
         return None
-    after = datetime.fromisoformat(slot) + timedelta(seconds=1)
-    span = {"after_": after, "before_": datetime.now(UTC)}
-    due = filters.FlowRunFilterExpectedStartTime.model_validate(span)
+    own = datetime.fromisoformat(slot).astimezone(UTC)
+    since = {"after_": own + timedelta(seconds=1), "before_": datetime.now(UTC)}
+    span = filters.FlowRunFilterExpectedStartTime.model_validate(since)
     here = filters.FlowRunFilterDeploymentId(any_=[runtime.deployment.id])
-    wanted = filters.FlowRunFilter(deployment_id=here, expected_start_time=due)
+    state = filters.FlowRunFilterState.model_validate({"type": {"any_": GIVES_WAY_TO}})
+    wanted = filters.FlowRunFilter(deployment_id=here, expected_start_time=span, state=state)
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=wanted)
-    starts = [run.expected_start_time for run in found if str(run.id) != str(runtime.flow_run.id)]
-    return max((f"{start:%Y-%m-%dT%H:%M:%SZ}" for start in starts if start), default=None)
+    others = [run for run in found if str(run.id) != str(runtime.flow_run.id)]
+    later = [due for run in others if (due := _slot_of(run)) and due > own]
+    return f"{max(later):%Y-%m-%dT%H:%M:%SZ}" if later else None
+
+
+def _slot_of(run: Any) -> datetime | None:
+    """The slot that a run stands for: of one that catches up, an earlier one than its start."""
+    named = run.parameters.get("slot")
+    return datetime.fromisoformat(named).astimezone(UTC) if named else run.expected_start_time
 
 
 def _answered(project: Project, made: Retrained, log: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks import compare, files
+from tasks import compare
 from tasks.problems import image_classification
 from tasks.problems.image_classification.predictor import Predictor
 from tasks.records import Project
