@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -211,6 +213,7 @@ def test_an_answer_to_a_paused_run_is_not_given_to_a_later_challenger(
     assert register(project, params_file.load(project.root)).version == 3
     judged.answer(project, gained=6, lost=2)
     monkeypatch.setattr(scheduled, "POLL_SECONDS", 1)
+    monkeypatch.setattr(scheduled, "WAIT", timedelta(minutes=4))
 
     @flow
     def waits() -> str:
@@ -224,7 +227,8 @@ def test_an_answer_to_a_paused_run_is_not_given_to_a_later_challenger(
 
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(waits)
-    person = threading.Thread(target=answer, args=(run.id,))
+    here_too = contextvars.copy_context().run  # the settings that name the server
+    person = threading.Thread(target=here_too, args=(answer, run.id))
     person.start()
     with pytest.raises(ThawlineError, match="nobody was asked about version 3 of 'shoes'"):
         run_flow(waits, flow_run=run)
