@@ -26,8 +26,18 @@ STYLES = {"passed": "green", "failed": "bold red", "undecided": "yellow", "skipp
 Answer = tuple[dict[str, Any], list[str]]  # for programs, and the lines for people
 
 
-def ask_gate(project: Project, expected: int | None, approved: bool, reason: str) -> Answer:
-    """Let the gate judge the challenger, and do what it says, or what a person says to that."""
+def ask_gate(
+    project: Project,
+    expected: int | None,
+    approved: bool,
+    reason: str,
+    asked: int | None = None,
+) -> Answer:
+    """Let the gate judge the challenger, and do what it says, or what a person says to that.
+
+    `asked`: the entry of the ledger that the person answers; without it, the last one about the
+    challenger. Raises `ThawlineError` where it was about another version, champion or verdict.
+    """
     from tasks import challenge  # heavy, and a rollback wants to be quick
 
     values = params_file.load(project.root)
@@ -35,9 +45,9 @@ def ask_gate(project: Project, expected: int | None, approved: bool, reason: str
     if found is None:
         made = promotion.promote(project, values, CHAMPION, {})  # it is: nothing changes
         return asdict(made), _lines(made)
-    made = challenge.decide(project, values, found, approved, reason)
+    made = challenge.decide(project, values, found, approved, reason, asked=asked)
     if approved:
-        _resume(project, values, found)
+        _resume(project, values, found.challenger)
     return answer(found, made, note)
 
 
@@ -83,14 +93,17 @@ def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> A
     return {**asdict(made), "checked_out": checkout}, [*_lines(made), *_origin(made), *told]
 
 
-def _resume(project: Project, values: Params, found: Judgement) -> None:
-    """Let the scheduled flow go on that has waited for this answer."""
-    for entry in reversed(promotion.entries(project, values)):
-        asked = entry.evidence.get(KEY)
-        if entry.kind == WAITING and entry.evidence.get("challenger") == found.challenger:
-            if asked and asked["flow_run"] and notice.known_server(project):
-                notice.resume(asked["flow_run"])
-            return
+def _resume(project: Project, values: Params, version: int) -> None:
+    """Let the scheduled flows go on that have waited for an answer about a version."""
+    waiting = [
+        entry.evidence.get(KEY) or {}
+        for entry in promotion.entries(project, values)
+        if entry.kind == WAITING and entry.evidence.get("challenger") == version
+    ]
+    runs = {claim["flow_run"] for claim in waiting if claim.get("flow_run")}
+    if runs and notice.known_server(project):
+        for run in runs:
+            notice.resume(run)
 
 
 def show(console: Console, answer: Answer) -> None:

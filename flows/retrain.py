@@ -8,7 +8,7 @@ see `tasks.claim`. One that was killed is taken up again by whoever asks next.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from rich.console import Console
@@ -67,15 +67,21 @@ def retrain(
     Where another run holds the project, it waits or skips, as `retrain.overlap` says. Raises
     `ThawlineError` when the data cannot be used, a stage fails, or MLflow or git refuses.
     """
-    params = params_file.load(project.root)
-    data_branch.check(project, params.retrain.branch)
+    params = _params(project)
     try:
         with held(project, console if params.retrain.overlap == "queue" else None):
+            params = _params(project)  # somebody may have changed them while we waited
             made = _retrained(project, params, console, trigger or Trigger(), force, cold)
     except Busy as error:
         made = Retrained("skipped", f"{error} (retrain.overlap: skip)")
     notice.send(project, params, made)
     return made
+
+
+def _params(project: Project) -> Params:
+    params = params_file.load(project.root)
+    data_branch.check(project, params.retrain.branch)
+    return params
 
 
 def _retrained(
@@ -101,15 +107,19 @@ def _retrained(
     if force:
         why, skip = "asked for all the same", False
     decided, kind = {"decision": advice.decision.as_json()}, SKIPPED if skip else BEGUN
-    if former := promotion.claim(project, params, kind, wanted, decided, why):
-        return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice)
+    claimed = promotion.claim(project, params, kind, wanted, decided, why)
+    told = claimed.noticed
+    if former := claimed.former:
+        return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice, lines=told)
     if skip:
-        return Retrained("skipped", why, advice)
-    start, told = _start(project, params, advice, cold)
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+        return Retrained("skipped", why, advice, lines=told)
+    start, because = _start(project, params, advice, cold)
+    console.print(because, highlight=False, markup=False, soft_wrap=True)
     warm_start.write(project.root, start)
-    run(project, Wish(), console)
-    return _judged(project, params, advice, wanted)
+    registration = run(project, Wish(), console).registration
+    made = _judged(project, params, advice, wanted)
+    moved = registration.moved if registration else []
+    return replace(made, lines=[*made.lines, *told, *moved])
 
 
 def _start(
@@ -159,7 +169,8 @@ def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> R
         made = promotion.keep(
             project, params, None, claim.evidence(), reason="the model is champion already"
         )
-        decision, lines = {**asdict(made), "kind": PROMOTION if first else KEPT}, note
+        decision = {**asdict(made), "kind": PROMOTION if first else KEPT}
+        lines = [*note, *made.noticed]
         sentence = f"{made.model}: version {made.to_version} is champion"
     else:
         made = challenge.decide(project, params, found, about=claim.evidence())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class Schedule:
     pool: str | None = None  # a work pool; None: the process `pid`
     pid: int | None = None
     started: float | None = None
+    since: str = ""  # when these very slots were first promised, ISO 8601; empty: not known
 
     @classmethod
     def read(cls, project: Project) -> Schedule | None:
@@ -50,9 +51,24 @@ class Schedule:
         """Whether something is there to run it, as far as is known here."""
         return self.pool is not None or bool(self.pid and still_runs(self.pid, self.started or 0.0))
 
-    def last_due(self, now: datetime) -> datetime | None:
-        """The last slot up to now; None where slots follow from the start, not from the clock."""
-        return None if self.cron is None else _slot(self.cron, now, reverse=True)
+    def missed(self, after: datetime, now: datetime) -> datetime | None:
+        """The last slot up to now, if it is after the last one that was seen to; in UTC."""
+        if self.cron is not None:
+            due = _slot(self.cron, now, reverse=True)
+        elif self.minutes:
+            step = timedelta(minutes=self.minutes)
+            due = after + (now - after) // step * step
+        else:
+            return None
+        return due if due > after else None
+
+    def promised(self, former: Schedule | None, now: datetime) -> str:
+        """When its slots were first promised: by a former one of the same slots, or now."""
+        if former is not None and former.since:
+            mine, theirs = ((x.name, x.cron, x.minutes) for x in (self, former))
+            if mine == theirs:
+                return former.since
+        return now.isoformat(timespec="seconds")
 
     def line(self) -> str:
         """For people, on one line."""
@@ -92,7 +108,12 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
     identity, former = runner.add_deployment(deployment), Schedule.read(project)
     if former is not None and former.pid is not None and not former.served:
         _close_dead(identity)
-    known = Schedule(**{**asdict(wanted), "pid": os.getpid(), "started": started_at(os.getpid())})
+    known = replace(
+        wanted,
+        pid=os.getpid(),
+        started=started_at(os.getpid()),
+        since=wanted.promised(former, datetime.now(UTC)),
+    )
     files.write_json(_path(project), asdict(known))
     console.print(f"deployment retrain/{wanted.name}: {known.line()}", highlight=False)
     _catch_up(project, params, known, identity, console)
@@ -140,15 +161,18 @@ def _close_dead(identity: Any) -> None:
 def _catch_up(
     project: Project, params: Params, known: Schedule, identity: Any, console: Console
 ) -> None:
-    """Start what was due while nothing served the schedule, or was killed: once, however much."""
-    due = known.last_due(datetime.now(UTC))
-    name = f"deployment {known.name}"
-    last = claim.last_slot(promotion.entries(project, params), name)
-    if due is None or not last or datetime.fromisoformat(last) >= due:
+    """Start what was due while nothing served the schedule, or was killed: once, however much.
+
+    Where no slot has come to an end yet, from the first promise on.
+    """
+    last = claim.last_slot(promotion.entries(project, params), f"deployment {known.name}")
+    due = known.missed(datetime.fromisoformat(last or known.since), datetime.now(UTC))
+    if due is None:
         return
     slot = due.isoformat(timespec="seconds")
     console.print(f"the slot of {slot} was missed: catching up", highlight=False)
-    _start(identity, {"slot": slot}, slot)
+    # Of this process: a run that was killed with another one holds the key of that one.
+    _start(identity, {"slot": slot}, f"{known.started} {slot}")
 
 
 def _start(identity: Any, parameters: dict[str, Any], key: str) -> None:

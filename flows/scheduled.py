@@ -20,12 +20,13 @@ from flows.process import die_with_parent
 from flows.project import begin
 from flows.retrain import Retrained, Trigger
 from flows.retrain import retrain as retrain_project
-from tasks import judgement
 from tasks.errors import ThawlineError
 from tasks.records import Project
 
 WAIT = timedelta(days=7)  # for a person's answer
 POLL_SECONDS = 5
+# Not to what crashed, failed or was cancelled: it has not done the work of both.
+GIVES_WAY_TO = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "COMPLETED"]
 
 
 @flow(name="retrain", description=__doc__, persist_result=False)
@@ -56,43 +57,44 @@ def _trigger(slot: str) -> Trigger:
 
 
 def _later_slot(slot: str) -> str | None:
-    """A later run of this deployment that is due by now."""
+    """A later slot of this deployment that is due by now, and done or still to be done."""
     from prefect.client.schemas import filters
 
     if not runtime.deployment.id:
         return None
-    after = datetime.fromisoformat(slot) + timedelta(seconds=1)
-    span = {"after_": after, "before_": datetime.now(UTC)}
-    due = filters.FlowRunFilterExpectedStartTime.model_validate(span)
+    own = datetime.fromisoformat(slot).astimezone(UTC)
+    since = {"after_": own + timedelta(seconds=1), "before_": datetime.now(UTC)}
+    span = filters.FlowRunFilterExpectedStartTime.model_validate(since)
     here = filters.FlowRunFilterDeploymentId(any_=[runtime.deployment.id])
-    wanted = filters.FlowRunFilter(deployment_id=here, expected_start_time=due)
+    state = filters.FlowRunFilterState.model_validate({"type": {"any_": GIVES_WAY_TO}})
+    wanted = filters.FlowRunFilter(deployment_id=here, expected_start_time=span, state=state)
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=wanted)
-    starts = [run.expected_start_time for run in found if str(run.id) != str(runtime.flow_run.id)]
-    return max((f"{start:%Y-%m-%dT%H:%M:%SZ}" for start in starts if start), default=None)
+    others = [run for run in found if str(run.id) != str(runtime.flow_run.id)]
+    later = [due for run in others if (due := _slot_of(run)) and due > own]
+    return f"{max(later):%Y-%m-%dT%H:%M:%SZ}" if later else None
+
+
+def _slot_of(run: Any) -> datetime | None:
+    """The slot that a run stands for: of one that catches up, an earlier one than its start."""
+    named = run.parameters.get("slot")
+    return datetime.fromisoformat(named).astimezone(UTC) if named else run.expected_start_time
 
 
 def _answered(project: Project, made: Retrained, log: Any) -> str:
-    """Wait for a person; what they decided."""
+    """Wait for a person; what they decided.
+
+    Raises `ThawlineError` where it is not about what was asked: see `champion.ask_gate`.
+    """
     from prefect.exceptions import FlowPauseTimeout
     from prefect.flow_runs import pause_flow_run
 
-    asked = judgement.read(project)
+    asked = (made.decision or {})["entry"]
     try:
         pause_flow_run(timeout=int(WAIT.total_seconds()), poll_interval=POLL_SECONDS)
     except FlowPauseTimeout:
         return f"Nobody has answered within {WAIT.days} days: the champion stays."
-    now = judgement.read(project)
-    if (
-        asked is None
-        or now is None
-        or (now.challenger, now.champion)
-        != (
-            asked.challenger,
-            asked.champion,
-        )
-    ):
-        return "Another challenger has come meanwhile: it is decided about that one."
-    _, lines = champion.ask_gate(project, None, approved=True, reason="approved on Prefect's page")
+    reason = "approved on Prefect's page"
+    _, lines = champion.ask_gate(project, None, approved=True, reason=reason, asked=asked)
     log.log(logging.INFO, "; ".join(lines))
     return lines[0]

@@ -205,6 +205,17 @@ def previous(entries: list[Entry], there: Container[int] | None = None) -> int |
     return known[-1] if known else None
 
 
+def questions(entries: list[Entry]) -> list[Entry]:
+    """What a person was asked since the champion was last moved, the newest first."""
+    found = []
+    for entry in reversed(entries):
+        if entry.alias == CHAMPION and entry.kind not in STAYS:
+            break
+        if entry.kind == WAITING:
+            found.append(entry)
+    return found
+
+
 def _succession(entries: list[Entry]) -> list[int | None]:
     """The champions through which rollbacks would go back, the one of now last.
 

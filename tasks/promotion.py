@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.claim import Claim
@@ -36,6 +36,14 @@ NOBODY = 0  # expected champion: none
 T = TypeVar("T")
 # At a desk, with the aliases as the call began and the entry that was just finished; None: again.
 Decide = Callable[[Desk, dict[str, int], Entry | None], T | None]
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """Whose a retraining is."""
+
+    former: Entry | None  # of somebody else, who has it; None: it is ours
+    noticed: list[str]  # what somebody moved by hand, one sentence each
 
 
 def promote(
@@ -97,15 +105,16 @@ def claim(
     wanted: Claim,
     evidence: dict[str, Any],
     reason: str,
-) -> Entry | None:
-    """Note a retraining (`BEGUN` or `SKIPPED`), if nobody else has; else the entry that has it."""
+) -> Claimed:
+    """Note a retraining (`BEGUN` or `SKIPPED`), if nobody else has."""
 
-    def decide(at: Desk, aliases: dict[str, int], finished: Entry | None) -> list[Entry] | None:
+    def decide(at: Desk, aliases: dict[str, int], finished: Entry | None) -> Claimed | None:
         if former := wanted.taken(at.ledger.entries):
-            return [former]
-        return [] if at.decide(kind, None, evidence | wanted.evidence(), reason) else None
+            return Claimed(former, at.noticed)
+        written = at.decide(kind, None, evidence | wanted.evidence(), reason)
+        return Claimed(None, at.noticed) if written else None
 
-    return next(iter(_decided(project, params, decide)), None)
+    return _decided(project, params, decide)
 
 
 def rollback(project: Project, params: Params, to: int | None = None, reason: str = "") -> Outcome:

@@ -18,7 +18,7 @@ from tasks.errors import ThawlineError
 from tasks.ledger import CHALLENGER, CHAMPION, FIRST
 from tasks.packaged import verify
 from tasks.params import Params
-from tasks.records import Project, TrainRun
+from tasks.records import Inspection, Project, TrainRun
 from tasks.tracking import drainer, registry, runs, spool, store
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def register(project: Project, params: Params) -> Registration:
     """Register the packaged model, if it is not yet, and point `challenger` at it.
 
     `champion` is given only where there is none, to a model whose accuracy is above the majority
-    baseline's with its whole interval; one that somebody moved or removed is left alone. What
-    somebody else did to an alias is told once, by the call that notices it.
+    baseline's with its whole interval, and whose certificate holds; with `promote.approve` never,
+    as a person has the last word: the gate asks. One that somebody moved or removed is left alone.
+    What somebody else did to an alias is told once, by the call that notices it.
     Raises `ThawlineError` without a packaged model, when its files are not those packaged, or when
     MLflow does not answer or refuses.
     """
@@ -81,13 +82,16 @@ def register(project: Project, params: Params) -> Registration:
             version = version or _add(client, project, params, record, digest)
             if before.get(CHALLENGER) != version.number:
                 registry.point(client, name, CHALLENGER, version.number)
+            why_not = _why_no_first(project, params, record)
             with desks.desk(client, project, name) as desk:
-                _decide(desk, left, before, version.number, record["metrics"])
+                _decide(desk, left, before, version.number, None if why_not else record["metrics"])
             after = registry.aliases(client, name)
         _leave(project, params, digest, version.run_id or "", after)
     notes = []
     if drained.error:
         notes.append(f"some points of the curves are not in MLflow yet: {drained.error}")
+    if why_not and not desk.had_champion:
+        notes.append(f"version {version.number} is no first champion by itself: {why_not}")
     return Registration(
         model=name,
         version=version.number,
@@ -271,17 +275,40 @@ def _decide(
     left: Left | None,
     before: dict[str, int],
     packaged: int,
-    metrics: dict[str, float],
+    metrics: dict[str, float] | None,
 ) -> None:
-    """Settle what happened to the aliases, and give `champion` where there never was one."""
+    """Settle what happened to the aliases, and give `champion` where there never was one.
+
+    `metrics`: of the packaged model; None: it may not be the first champion.
+    """
     then, found = (left.aliases if left else {}).get(CHALLENGER), before.get(CHALLENGER)
     desk.settle()
     if then not in (None, found) and found != packaged:  # else we were killed before noting it
         while not desk.by_hand(CHALLENGER, then, found):
             pass
-    while not desk.had_champion and beats_majority(metrics):
+    while metrics and not desk.had_champion:
         shown = ("test.accuracy_low", "baseline.majority.accuracy")
         desk.decide(FIRST, packaged, {key: metrics[key] for key in shown})
+
+
+def _why_no_first(project: Project, params: Params, record: dict[str, Any]) -> str:
+    """What keeps a model from being champion unasked where there is none; empty: nothing.
+
+    What a fresh process makes of it, the gate alone asks.
+    """
+    from tasks.gate import limits
+
+    if params.promote.approve:
+        return "you have the last word (promote.approve): thawline promote"
+    if not beats_majority(record["metrics"]):
+        return "it is not surely better than the commonest class"
+    try:
+        found = Inspection.read(project.inspection).certificate
+    except OSError:
+        found = None
+    required = params.promote.require_certificate
+    rule = limits.certificate(found, record["data"]["digest"], required)
+    return rule.sentence.rstrip(".") if rule.state == "failed" else ""
 
 
 def beats_majority(metrics: dict[str, float]) -> bool:

@@ -57,7 +57,11 @@ def schedule(
     ] = None,
     watch: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Also when the data changes; looks so often.", min=1),
+        typer.Option(
+            metavar="SECONDS",
+            help="Also when the data changes; looks so often. Not with --pool.",
+            min=1,
+        ),
     ] = None,
     pool: Annotated[
         str | None, typer.Option(help="Leave the runs to workers of this Prefect work pool.")
@@ -79,6 +83,11 @@ def schedule(
 
     if cron is not None and every is not None:
         raise typer.BadParameter("--cron and --every are two schedules; name one")
+    if pool is not None and watch is not None:
+        raise typer.BadParameter(
+            "--watch looks at the data from the process that serves the schedule, and --pool "
+            "leaves none here; leave out --pool, or name --cron or --every in place of --watch"
+        )
     project = find()
     if cron is None and every is None and watch is None:
         cron = schedules.NIGHTLY

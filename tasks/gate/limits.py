@@ -29,7 +29,7 @@ def judge(challenger: Evidence, rules: PromoteParams, max_drop: float | None) ->
     yield _at_most("latency", milliseconds, rules.max_latency_ms, "milliseconds an example")
     megabytes = loaded.megabytes if loaded else None
     yield _at_most("size", megabytes, rules.max_megabytes, "megabytes")
-    yield _certificate(challenger, rules.require_certificate)
+    yield certificate(challenger.certificate, challenger.data, rules.require_certificate)
     yield from _loads(challenger)
 
 
@@ -71,9 +71,9 @@ def _calibration(challenger: Evidence, limit: float | None) -> Rule:
     return Rule("calibration", state, told, {"value": error, "limit": limit, "chance": chance})
 
 
-def _certificate(challenger: Evidence, required: bool) -> Rule:
-    """That no split leaks into another, of the very data that the model was trained on."""
-    name, found = "certificate", challenger.certificate
+def certificate(found: dict[str, Any] | None, data: str | None, required: bool) -> Rule:
+    """That no split leaks into another, of the very `data` that the model was trained on."""
+    name = "certificate"
     if not required:
         return Rule(name, "skipped", "No certificate is asked for (promote.require_certificate).")
     if found is None:
@@ -82,7 +82,7 @@ def _certificate(challenger: Evidence, required: bool) -> Rule:
     numbers: dict[str, Any] = {"sha256": found.get("sha256"), "data": found.get("data")}
     if files.sha256_json(content) != found.get("sha256"):
         told = "The certificate is not the one that was written: its sha256 differs."
-    elif found.get("data") != challenger.data:
+    elif found.get("data") != data:
         told = "The certificate is of other data than the model was trained on."
     elif not found.get("holds"):
         told = "The splits leak, or near-duplicates were not looked for (prepare.near_duplicates)."

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,16 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(THAWLINE).parent), os.environ["PATH"]]))
+
+
+@pytest.fixture
+def at_server(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process speaks to the running Prefect server, which it reads once from variables."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", server["PREFECT_API_URL"])
+    with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}):
+        yield
 
 
 def make_project(root: Path, dvc: str = DVC, params: str = PARAMS) -> Project:

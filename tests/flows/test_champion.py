@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import contextvars
+import io
 import json
+import logging
 import shutil
 import subprocess
+import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from dvc.repo import Repo
+from prefect import Flow, flow, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.flow_engine import run_flow
+from prefect.states import Paused
+from rich.console import Console
 
-from flows import champion, repository, summary
+from flows import champion, changes, repository, scheduled, summary
+from flows.changes import Advice
 from flows.new import GITIGNORE
+from flows.retrain import Retrained, retrain
 from flows.run import Ran
-from tasks import files, params_file
+from tasks import files, params_file, promotion
+from tasks.claim import Claim
+from tasks.decision import SKIP, Decision
 from tasks.errors import ThawlineError
+from tasks.ledger import SKIPPED, WAITING
 from tasks.records import Project
 from tasks.register import register
+from tasks.tracking import registry, store
 from tests.flows.conftest import thawline
-from tests.small_project import here
+from tests.small_project import here, wait_until
 from tests.tasks import judged, trained_project
 
 PARAMS = f"""\
@@ -154,6 +173,125 @@ def test_what_dvc_has_no_more_is_told(project: Project) -> None:
     shutil.rmtree(project.root / ".dvc/cache")
     with pytest.raises(ThawlineError, match="version 1 of 'shoes' is champion, but DVC cannot"):
         champion.rollback(project, None, "", checkout=True)
+
+
+def paused(client: Any) -> str:
+    """A flow run that waits for a person, as a scheduled one does; its id."""
+    state = Paused(timeout_seconds=600, reschedule=False)
+    return str(client.create_flow_run(Flow(fn=lambda: None, name="waits"), state=state).id)
+
+
+def test_an_answer_lets_all_flows_go_on_that_wait_for_it(project: Project, at_server: None) -> None:
+    values = params_file.load(project.root)
+
+    def ask(version: int, run: str | None) -> None:
+        claim = Claim("nightly", "", "data", "params", str(project.root), run)
+        promotion.keep(project, values, version, claim.evidence(), kind=WAITING)
+
+    with get_client(sync_client=True) as client:
+        first, second, other = (paused(client) for _ in range(3))
+        for version, run in ((2, first), (2, second), (1, other), (2, None)):
+            ask(version, run)
+        promotion.keep(project, values, 2, {}, kind=WAITING)  # by hand: no flow waits for it
+        champion._resume(project, values, 2)
+        states = [client.read_flow_run(UUID(run)).state for run in (first, second, other)]
+        kinds = [state and state.type.value for state in states]
+        assert kinds == ["RUNNING", "RUNNING", "PAUSED"]
+        champion._resume(project, values, 1)
+
+
+def test_an_answer_to_a_paused_run_is_not_given_to_a_later_challenger(
+    tmp_path: Path, at_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = judged.two_versions(tmp_path / "project")
+    rules = "promote: {when_undecided: ask}\n"
+    (project.root / "params.yaml").write_text(PARAMS.format(seed=2) + rules)
+    (project.root / "dvc.yaml").write_text(DVC)
+    judged.answer(project, gained=6, lost=2)
+    asked, _ = champion.ask_gate(project, None, False, "")
+    trained_project.packaged(project.root, 3)  # as another run leaves it meanwhile
+    assert register(project, params_file.load(project.root)).version == 3
+    judged.answer(project, gained=6, lost=2)
+    monkeypatch.setattr(scheduled, "POLL_SECONDS", 1)
+    monkeypatch.setattr(scheduled, "WAIT", timedelta(minutes=4))
+
+    @flow
+    def waits() -> str:
+        made = Retrained("waiting", "", decision=asked)
+        return scheduled._answered(project, made, logging.getLogger("test"))
+
+    def answer(run: UUID) -> None:
+        with get_client(sync_client=True) as client:
+            wait_until(lambda: client.read_flow_run(run).state_type == StateType.PAUSED, 240)
+            client.resume_flow_run(run)
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(waits)
+    here_too = contextvars.copy_context().run  # the settings that name the server
+    person = threading.Thread(target=here_too, args=(answer, run.id))
+    person.start()
+    with pytest.raises(ThawlineError, match="nobody was asked about version 3 of 'shoes'"):
+        run_flow(waits, flow_run=run)
+    person.join()
+    aliases = json.loads(here(project, "status", "--json").stdout)["registry"]["aliases"]
+    assert aliases["champion"] == 1
+
+
+def test_what_is_moved_by_hand_is_told_by_a_retraining(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Advice(1, None, Decision(SKIP, ["nothing new"], [], None))
+    monkeypatch.setattr(changes, "advise", lambda *_: nothing)
+    with store.connect(project.root) as client:
+        registry.point(client, "shoes", "champion", 2)
+    made = retrain(project, Console(quiet=True))
+    assert made.outcome == "skipped"
+    assert made.lines == [
+        "somebody else moved the alias 'champion' of 'shoes' from version 1 to 2; that is left so"
+    ]
+    assert retrain(project, Console(quiet=True)).lines == []  # told once
+
+
+HOLDS = """\
+import sys
+from pathlib import Path
+from flows.run import held
+from tasks.records import Project
+with held(Project(Path("."))):
+    print("held", flush=True)
+    sys.stdin.readline()
+    Path("params.yaml").write_text(Path("later.yaml").read_text())
+"""
+
+
+def test_parameters_that_change_while_a_retraining_waits_are_those_it_goes_by(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Advice(1, None, Decision(SKIP, ["nothing new"], [], None))
+    monkeypatch.setattr(changes, "advise", lambda *_: nothing)
+    later = (project.root / "params.yaml").read_text().replace("model: shoes", "model: boots")
+    (project.root / "later.yaml").write_text(later)
+    command = [sys.executable, "-c", HOLDS]
+    other = subprocess.Popen(
+        command, cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdin is not None and other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+
+    class Letting(io.StringIO):
+        """Lets the other go on once it is told that one waits for it."""
+
+        def write(self, text: str) -> int:
+            if "waiting for it" in text:
+                other.communicate("go on\n")
+            return super().write(text)
+
+    told = Letting()
+    retrain(project, Console(file=told, width=1000))
+    assert "waiting for it" in told.getvalue()
+    values = params_file.load(project.root)
+    assert values.register_.model == "boots"
+    assert [entry.kind for entry in promotion.entries(project, values)] == [SKIPPED]
 
 
 def test_the_gate_asks_a_person_and_the_answer_promotes(tmp_path: Path) -> None:

@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Cancelled, Completed, Crashed, Failed, Scheduled
+from rich.console import Console
 
-from flows import watch
+from flows import schedule, scheduled, watch
 from flows.process import started_at
 from flows.schedule import Schedule
-from tasks import files
+from tasks import files, params_file, promotion
+from tasks.claim import Claim
+from tasks.ledger import SKIPPED
 from tasks.records import Project
 from tests.small_project import here, wait_until
+from tests.tasks import trained_project
 
 
 def test_slots_follow_from_the_clock_in_utc() -> None:
     nightly = Schedule("shoes", cron="0 3 * * *", pool="team")
-    found = nightly.last_due(datetime(2026, 11, 28, 2, 59, tzinfo=UTC))
-    assert found == datetime(2026, 11, 27, 3, 0, tzinfo=UTC)
+    night, now = (datetime(2026, 11, day, 3, 0, tzinfo=UTC) for day in (27, 28))
+    now -= timedelta(minutes=1)
+    assert nightly.missed(night - timedelta(days=2), now) == night
+    assert nightly.missed(night, now) is None
     assert nightly.served and "03:00 UTC (0 3 * * *), by the work pool team" in nightly.line()
-    assert Schedule("shoes", minutes=5, pool="x").last_due(datetime.now(UTC)) is None
+    often, step = Schedule("shoes", minutes=5, pool="x"), timedelta(minutes=5)
+    assert often.missed(night, night + 2.5 * step) == night + 2 * step
+    assert often.missed(night, night + 0.9 * step) is None
+    assert Schedule("shoes", watch=1).missed(night, now) is None
+
+
+def test_slots_are_promised_since_the_same_ones_were_first_served() -> None:
+    now, before = datetime(2026, 11, 28, tzinfo=UTC), "2026-11-01T00:00:00+00:00"
+    former = Schedule("shoes", cron="0 3 * * *", pid=1, started=1.0, since=before)
+    assert replace(former, watch=5.0, since="").promised(former, now) == before
+    for other in (None, replace(former, cron="0 4 * * *"), replace(former, since="")):
+        assert former.promised(other, now) == now.isoformat()
 
 
 def test_a_schedule_that_nothing_serves_is_told(project: Project) -> None:
@@ -49,7 +72,86 @@ def test_without_a_server_it_says_how_to_start_one(project: Project) -> None:
     assert done.returncode == 1 and "thawline ui" in done.stderr
     both = here(project, "schedule", "--cron", "0 3 * * *", "--every", "5")
     assert both.returncode == 2
+    dropped = here(project, "schedule", "--pool", "team", "--watch", "5")
+    assert dropped.returncode == 2 and "leave out --pool" in " ".join(dropped.stderr.split())
     assert "schedule" not in json.loads(here(project, "status", "--json").stdout)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment on a real server, and a project whose ledger is empty."""
+
+    project: Project
+    identity: Any
+    client: Any
+
+    def catch_up(self, process: float, **known: Any) -> None:
+        params = params_file.load(self.project.root)
+        served = Schedule("shoes", pid=1, started=process, **known)
+        schedule._catch_up(self.project, params, served, self.identity, Console(quiet=True))
+
+    def slots(self) -> list[str]:
+        found = {"deployment_id": {"any_": [self.identity]}}
+        runs = self.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(found))
+        return [run.parameters["slot"] for run in runs]
+
+
+@pytest.fixture
+def deployed(
+    project: Project, at_server: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Deployed]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    trained_project.with_store(project.root)
+    identity = schedule._deployment(project, Schedule("shoes")).apply()
+    with get_client(sync_client=True) as client:
+        yield Deployed(project, identity, client)
+        client.delete_deployment(identity)
+
+
+def test_a_missed_slot_is_caught_up_once(deployed: Deployed) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=3)
+    nightly = {"cron": "0 3 * * *", "since": datetime.now(UTC).isoformat()}
+    deployed.catch_up(1.0, **nightly)
+    assert deployed.slots() == []  # none was promised yet
+    nightly["since"] = long_ago.isoformat()
+    for _ in range(2):
+        deployed.catch_up(1.0, **nightly)
+    [slot] = deployed.slots()
+    assert datetime.now(UTC) - datetime.fromisoformat(slot) < timedelta(days=1)
+    deployed.catch_up(2.0, **nightly)
+    assert deployed.slots() == [slot, slot]  # the first may have died with its process
+
+    params = params_file.load(deployed.project.root)
+    ended = Claim("deployment shoes", slot, "data", "params", str(deployed.project.root))
+    promotion.claim(deployed.project, params, SKIPPED, ended, {}, "nothing new")
+    deployed.catch_up(3.0, **nightly)
+    assert len(deployed.slots()) == 2
+    deployed.catch_up(3.0, minutes=0.001)  # since the slot that came to an end
+    assert len(deployed.slots()) == 3
+
+
+def test_a_slot_gives_way_to_a_later_one_that_is_not_lost(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    own, later = now - timedelta(hours=3), now - timedelta(hours=1)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(deployed.identity))
+
+    def add(**parameters: str) -> Any:
+        return deployed.client.create_flow_run_from_deployment(
+            deployed.identity, parameters=parameters, state=Scheduled(scheduled_time=later)
+        )
+
+    add(slot=own.isoformat())  # another that catches up the same one: the claim decides
+    assert scheduled._later_slot(own.isoformat()) is None
+    run = add()
+    assert scheduled._later_slot(own.isoformat()) == f"{later:%Y-%m-%dT%H:%M:%SZ}"
+    assert scheduled._later_slot(later.isoformat()) is None
+    for lost in (Crashed(), Cancelled(), Failed()):
+        deployed.client.set_flow_run_state(run.id, lost, force=True)
+        assert scheduled._later_slot(own.isoformat()) is None
+    deployed.client.set_flow_run_state(run.id, Completed(), force=True)
+    assert scheduled._later_slot(own.isoformat()) is not None
 
 
 def test_data_that_has_come_and_holds_still_is_noticed_once(project: Project) -> None:

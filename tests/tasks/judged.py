@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks import compare, files
+from tasks import compare
 from tasks.problems import image_classification
 from tasks.problems.image_classification.predictor import Predictor
-from tasks.records import Inspection, Project
+from tasks.records import Project
 from tasks.register import register
 from tasks.tracking import registry, store
 from tests.tasks import evaluated, trained_project
@@ -26,7 +26,6 @@ def two_versions(root: Path) -> Project:
     _manifest(project)
     for seed in (1, 2):
         trained_project.packaged(root, seed)
-        _certify(project)
         register(project, trained_project.params())
     return project
 
@@ -66,13 +65,6 @@ def _manifest(project: Project) -> None:
     manifest = base.iloc[np.arange(EXAMPLES) % PICTURES].reset_index(drop=True)
     manifest = manifest.assign(id=ids, group=ids, split="test").drop(columns="column.site")
     manifest.to_parquet(project.manifest)
-
-
-def _certify(project: Project) -> None:
-    certificate = {"data": "d" * 64, "holds": True}
-    certificate["sha256"] = files.sha256_json(certificate)
-    found = files.read_json(project.inspection) | {"certificate": certificate}
-    Inspection(**found).write(project.inspection)
 
 
 def _labels(project: Project, manifest: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -106,4 +106,4 @@ def race(start: float, root: Path, uri: str | None, number: int, answers: Any) -
 def ask(root: Path, wanted: Claim, barrier: Any, answers: Any) -> None:
     """Claim a retraining when all others do."""
     barrier.wait()
-    answers.put(claim(Project(root), PARAMS, BEGUN, wanted, {}, "") is None)
+    answers.put(claim(Project(root), PARAMS, BEGUN, wanted, {}, "").former is None)

@@ -20,6 +20,7 @@ from tasks.params import Params
 from tasks.params import replace as changed
 from tasks.promotion import NOBODY
 from tasks.records import Project
+from tasks.register import register
 from tasks.report.judged import BEFORE, page
 from tasks.tracking import registry, store
 from tests.tasks import judged, trained_project
@@ -130,6 +131,74 @@ def test_what_was_rolled_back_from_needs_a_person(project: Project) -> None:
     assert (found.verdict.decision, found.action) == ("promote", "ask")
     assert challenge.decide(project, params(), found).to_version == 1
     assert entries(project)[-1].reason == "version 2 was rolled back from, so a person decides"
+
+
+@pytest.mark.parametrize("left", [1, None])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_was_taken_down_by_hand_needs_a_person(
+    project: Project, left: int | None, recorded: bool
+) -> None:
+    judged.answer(project, gained=60, lost=10)
+    promotion.promote(project, params(), "2", {})
+    with store.connect(project.root) as client:
+        registry.point(client, "shoes", "champion", left)
+    if recorded:
+        register(project, params())
+    found = asked(project, params())
+    assert (found.champion, found.verdict.decision, found.action) == (left, "promote", "ask")
+    assert challenge.decide(project, params(), found).kind == "waiting"
+    assert aliases(project).get("champion") == left
+    assert entries(project)[-1].reason == "version 2 was taken down by hand, so a person decides"
+    assert "moved by hand" in [entry.kind for entry in entries(project)]
+
+    another_challenger(project)  # is judged as usual
+    judged.answer(project, gained=60, lost=10)
+    assert challenge.decide(project, params(), asked(project, params())).to_version == 3
+
+
+def test_an_approval_counts_for_the_version_that_was_asked_about(project: Project) -> None:
+    judged.answer(project, gained=6, lost=2)
+    rules = params(when_undecided="ask")
+    found = asked(project, rules)
+    with pytest.raises(ThawlineError, match="nobody was asked about version 2 of 'shoes' against"):
+        challenge.decide(project, rules, found, approved=True)
+    question = challenge.decide(project, rules, found).entry
+    another_challenger(project)
+    judged.answer(project, gained=6, lost=2)
+    other = asked(project, rules)
+    before = entries(project)
+    for entry in (question, None):
+        with pytest.raises(ThawlineError, match="nobody was asked about version 3 of 'shoes'"):
+            challenge.decide(project, rules, other, approved=True, asked=entry)
+    assert entries(project) == before and aliases(project)["champion"] == 1
+    challenge.decide(project, rules, other)  # somebody is asked about this one too
+    with pytest.raises(ThawlineError, match="nobody was asked about version 3 of 'shoes'"):
+        challenge.decide(project, rules, other, approved=True, asked=question)
+    made = challenge.decide(project, rules, found, approved=True, asked=question)
+    assert (made.kind, made.to_version) == ("promotion", 2)
+
+    promotion.rollback(project, rules)  # closes what was asked before
+    with pytest.raises(ThawlineError, match="nobody was asked about version 2 of 'shoes'"):
+        challenge.decide(project, rules, found, approved=True, asked=question)
+
+
+def test_an_approval_counts_for_the_verdict_that_was_asked_about(project: Project) -> None:
+    judged.answer(project, gained=60, lost=10)
+    rules = params(approve=True)
+    challenge.decide(project, rules, asked(project, rules))
+    judged.answer(project, gained=6, lost=2)
+    now = asked(project, params(when_undecided="ask"))
+    with pytest.raises(ThawlineError, match=r"says something else .* entry 2\).*: Undecided: .*"):
+        challenge.decide(project, rules, now, approved=True)
+    assert aliases(project)["champion"] == 1
+    challenge.decide(project, rules, now)
+    assert challenge.decide(project, rules, now, approved=True).to_version == 2
+
+
+def another_challenger(project: Project) -> None:
+    """Version 3, trained since."""
+    trained_project.packaged(project.root, 3)
+    assert register(project, params()).version == 3
 
 
 def test_a_champion_moved_meanwhile_is_respected(project: Project) -> None:

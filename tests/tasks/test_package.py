@@ -107,7 +107,7 @@ def test_the_card_tells_data_slices_limits_cost_and_lineage(tmp_path: Path) -> N
     assert record["cost"]["epochs"] == 8 and record["cost"]["multiply_adds"] > 0
     for told in (
         "shoes; licence: not stated",
-        f"certificate `{'c' * 64}`",
+        f"certificate `{files.read_json(project.inspection)['certificate']['sha256']}`",
         "Labels that are probably wrong: 1 of 60 that",
         "| site = south | 120 | 0.800 | 0.700–0.880 |",
         "right least often where site is south: on 80.0% of 120, worse than elsewhere",

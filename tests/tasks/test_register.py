@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import package, predict
+from tasks import files, package, predict
 from tasks.errors import ThawlineError
+from tasks.params import replace
 from tasks.records import Project, TrainRun
 from tasks.register import is_current, register, status
 from tasks.tracking import Header, Spool, runs, store
@@ -159,6 +160,36 @@ def test_a_model_that_does_not_beat_majority_is_no_champion(tmp_path: Path) -> N
     assert register(project, PARAMS).aliases == ["challenger", "champion"]
 
 
+def test_the_first_champion_waits_for_a_person_who_has_the_last_word(tmp_path: Path) -> None:
+    project = trained_project.with_store(tmp_path)
+    repackage(project)
+    asked = register(project, replace(PARAMS, {"promote.approve": True}))
+    assert (asked.aliases, asked.champion) == (["challenger"], None)
+    [note] = asked.notes
+    assert note.startswith("version 1 is no first champion by itself: you have the last word")
+    assert status(project, PARAMS)["ledger"]["count"] == 0
+    given = register(project, PARAMS)
+    assert (given.aliases, given.notes) == (["challenger", "champion"], [])
+    assert register(project, replace(PARAMS, {"promote.approve": True})).notes == []
+
+
+@pytest.mark.parametrize("damage", [{"holds": False}, {"data": "e" * 64}, {"sha256": "f" * 64}])
+def test_a_model_whose_certificate_fails_is_no_first_champion(
+    tmp_path: Path, damage: dict[str, object]
+) -> None:
+    project = trained_project.with_store(tmp_path)
+    repackage(project)
+    found = files.read_json(project.inspection)
+    content = {**found["certificate"], **damage}
+    if "sha256" not in damage:
+        content["sha256"] = files.sha256_json({k: v for k, v in content.items() if k != "sha256"})
+    files.write_json(project.inspection, {**found, "certificate": content})
+    made = register(project, PARAMS)
+    assert made.champion is None and len(made.notes) == 1
+    free = replace(PARAMS, {"promote.require_certificate": False})
+    assert register(project, free).aliases == ["challenger", "champion"]
+
+
 def test_the_model_belongs_to_the_run_that_trained_it(tmp_path: Path) -> None:
     project = trained_project.with_store(tmp_path)
     trained_project.make(tmp_path)
@@ -217,16 +248,16 @@ def test_a_run_that_a_kill_left_half_restored_is_completed(
 
 
 def test_nothing_in_the_logged_model_is_a_pickle(project: Project) -> None:
-    files = [path for path in (project.root / "mlartifacts").rglob("*") if path.is_file()]
-    names = {path.name for path in files}
+    paths = [path for path in (project.root / "mlartifacts").rglob("*") if path.is_file()]
+    names = {path.name for path in paths}
     assert {"MLmodel", "model.safetensors", "pyfunc_model.py", "input_example.json"} <= names
-    for path in files:
+    for path in paths:
         assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"), path
         data = path.read_bytes()
         assert not data.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")), path
         with pytest.raises(Exception):  # noqa: B017  pickletools raises several kinds
             list(pickletools.genops(data))
-    model = next(path for path in files if path.name == "MLmodel").read_text()
+    model = next(path for path in paths if path.name == "MLmodel").read_text()
     assert "python_model:" not in model and "model_code_path:" in model
 
 

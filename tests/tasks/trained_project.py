@@ -145,8 +145,9 @@ def _records(project: Project, run_key: str) -> None:
     ViewPolicy("image_classification", 0, 4, {"image_size": 64, "resize": "pad"}, []).write(
         project.augment / "policy.json"
     )
+    certificate = {"data": "d" * 64, "holds": True}
     Inspection(
-        certificate={"data": "d" * 64, "holds": True, "sha256": "c" * 64},
+        certificate={**certificate, "sha256": files.sha256_json(certificate)},
         examples=60,
         label_errors=[{"id": "1", "source": "a", "split": "train", "label": "bag"}],
         outliers=[],
