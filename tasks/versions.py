@@ -25,7 +25,7 @@ VERSIONS = {
     "tune": 10,
     "train": 8,
     "repeat": 4,
-    "evaluate": 6,
+    "evaluate": 7,
     "package": 5,
 }
 

@@ -4,7 +4,6 @@ anew, slower rates further down, and the contrastive loss do what they say."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
 import tasks.thaw_strategies
-from tasks import augment, embed, freeze, plugins, problems, select, train, tune
+from tasks import augment, embed, evaluate, files, freeze, plugins, problems, select, train, tune
 from tasks.engine import pooling
 from tasks.engine.multi_layer import MultiLayer
 from tasks.engine.objective import Objective
@@ -147,6 +146,17 @@ def test_every_strategy_ends_in_a_plain_encoder(project: Project, strategy: str)
         assert matrices
 
 
+def test_an_encoder_without_a_head_of_its_own_has_no_old_predictions_to_keep(
+    project: Project,
+) -> None:
+    params = settings(project, freeze={"strategy": "head_only"})
+    trained(project, params)
+    evaluate.run(project, params)
+    metrics = files.read_json(project.reports / "metrics.json")
+    found = {key: value for key, value in metrics.items() if key.startswith("retention.")}
+    assert found == {"retention.overlap": 1, "retention.drop": 0}
+
+
 def test_layers_further_down_move_less_with_decay(project: Project) -> None:
     chosen = {"strategy": "all", "layer_decay": 0.1}
     plan, _, found = trained(project, settings(project, freeze=chosen))
@@ -181,9 +191,7 @@ def test_contrastive_tuning_draws_classes_together_and_ends_in_a_working_head(
     recipe = {"epochs": 12, "learning_rate": 0.005}
     apart, right = {}, {}
     for weight in (0.0, 0.9):
-        params = settings(
-            project, freeze={"strategy": "all"}, train={**recipe, "contrast": weight}
-        )
+        params = settings(project, freeze={"strategy": "all"}, train={**recipe, "contrast": weight})
         setup = made(project, params)
         start = contrast(setup)
         setup.init_head()
