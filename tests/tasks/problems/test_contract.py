@@ -135,8 +135,13 @@ def test_its_sections_are_those_of_all_problems_and_more(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_can_be_used(case: Case, name: str) -> None:
-    replace(case.params, recipes.values(name, case.name))
+def test_every_recipe_can_be_used_where_it_has_a_meaning(case: Case, name: str) -> None:
+    values = recipes.values(name, case.name)
+    if case.params.prepare.label_separator and values["train.contrast"]:
+        with pytest.raises(ValueError, match=r"train\.contrast"):
+            replace(case.params, values)
+    else:
+        replace(case.params, values)
 
 
 def test_bad_data_and_names_are_refused_in_one_sentence(case: Case, tmp_path: Path) -> None:

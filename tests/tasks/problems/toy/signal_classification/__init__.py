@@ -30,6 +30,7 @@ REQUIREMENTS = ()
 PACKAGED = ("length",)
 TELLING = ("mean",)
 LOOKS_WITH = "mlp_small"
+FEW_EACH: dict[str, int] = {}
 
 
 def sections() -> Sections:
