@@ -128,7 +128,7 @@ def _recipe(wanted: Wanted, problem: str, frame: pd.DataFrame, known: Labelling)
     """The recipe's name, and in brackets why it was chosen, if the user did not."""
     if wanted.recipe is not None:
         return wanted.recipe, ""
-    learned = frame.loc[frame["split"] != "test", "label"]
+    learned = frame["label"][frame["split"] != "test"]
     _, _, classes = labelling.pairs(learned, known.several)
     rarest = min(Counter(classes.tolist()).values(), default=0)
     name, why = recipes.chosen(len(learned), rarest, problem, known.several)

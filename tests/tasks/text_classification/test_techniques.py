@@ -189,14 +189,15 @@ def test_contrastive_tuning_draws_classes_together_and_ends_in_a_working_head(
     project: Project,
 ) -> None:
     recipe = {"epochs": 12, "learning_rate": 0.005}
-    apart, right = {}, {}
+    apart: dict[float, float] = {}
+    right: dict[float, float] = {}
     for weight in (0.0, 0.9):
         params = settings(project, freeze={"strategy": "all"}, train={**recipe, "contrast": weight})
         setup = made(project, params)
         start = contrast(setup)
         setup.init_head()
         state = setup.trainer(None, lambda state: None).fit(setup.data)
-        apart[weight], right[weight] = contrast(setup), setup.right().mean()
+        apart[weight], right[weight] = contrast(setup), float(setup.right().mean())
         assert apart[weight] < start
         losses = [row["train_loss"] for row in state.history[1:]]
         assert losses[-1] < losses[0]
