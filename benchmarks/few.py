@@ -1,7 +1,7 @@
 """Few labelled texts: 8 and 64 of each class, several draws, the same test texts for all.
 
     .venv/bin/python -m benchmarks.few --threads 1 --jobs 2      # 40 minutes on 2 cores
-    .venv/bin/python -m benchmarks.few --threads 1 --jobs 2 --each 8 16 32 64 128
+    .venv/bin/python -m benchmarks.few --threads 1 --jobs 2 --each 8 16 32 64 128 256
     .venv/bin/python -m benchmarks.few --quick                   # 3 minutes
 
 By default what is compared is reported; the second line asks from how many texts a class on which
