@@ -10,10 +10,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from flows import start as starts
 from tasks import labelling, params_file, problems, recipes, versions, warm_start
@@ -22,8 +23,12 @@ from tasks.params import Params
 from tasks.problems import Problem
 from tasks.records import Project
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.labelling import Labelling
+
 TEMPLATES = Path(__file__).parent / "templates"
-FEW = 1_000  # examples below which the recipe is that for small data
 MOST_THREADS = 8
 
 GITIGNORE = """\
@@ -51,7 +56,7 @@ class Wanted:
     data: str  # a path, or a name of the catalogue
     problem: str | None = None  # None: what the catalogue says of the data, or the default
     name: str | None = None  # of the registered model
-    recipe: str | None = None  # None: by the number of examples
+    recipe: str | None = None  # None: by the number of examples, see `recipes.chosen`
     start: str | None = None  # a model or file of weights to start from, see `tasks.start`
     options: dict[str, str] = field(default_factory=dict)  # keys of `prepare`, as typed
 
@@ -97,7 +102,8 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     parameters = _set(root, values)
     frame = problem.read(parameters.prepare, root)
     given = frame["split"].notna().any()
-    recipe = wanted.recipe or ("small_data" if len(frame) < FEW else "standard")
+    known = labelling.of(frame["label"].unique(), bool(parameters.prepare.label_separator))
+    recipe, why = _recipe(wanted, called, frame, known)
     values = {
         **recipes.values(recipe, called),
         "prepare.split.salt": choose_salt(project, frame, parameters),
@@ -111,12 +117,22 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     _start_dvc(root)
     (root / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
     told = []
-    known = labelling.of(frame["label"].unique(), bool(parameters.prepare.label_separator))
     if wanted.start is not None:
         told = starts.start_from(project, wanted.start, classes=known.classes)
     split = "with its own split" if given else "to be split"
     classes = f"{len(known.classes)} {'labels, several each' if known.several else 'classes'}"
-    return [f"{len(frame)} examples of {classes}, {split}; recipe {recipe}", *told]
+    return [f"{len(frame)} examples of {classes}, {split}; recipe {recipe}{why}", *told]
+
+
+def _recipe(wanted: Wanted, problem: str, frame: pd.DataFrame, known: Labelling) -> tuple[str, str]:
+    """The recipe's name, and in brackets why it was chosen, if the user did not."""
+    if wanted.recipe is not None:
+        return wanted.recipe, ""
+    learned = frame["label"][frame["split"] != "test"]
+    _, _, classes = labelling.pairs(learned, known.several)
+    rarest = min(Counter(classes.tolist()).values(), default=0)
+    name, why = recipes.chosen(len(learned), rarest, problem, known.several)
+    return name, f" ({why})"
 
 
 def problem_of(data: str, said: str | None = None) -> str:

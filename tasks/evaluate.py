@@ -107,6 +107,7 @@ def conclude(
     majority = baselines.majority(_targets(manifest, "train"), known_labels, len(labels))
     predicted = labelling.answers(probabilities["after"], several)
     tested, resamples = manifest.iloc[_rows(manifest, "test")], _bootstrap(manifest, params)
+    plan = ThawPlan.read(project.thaw_plan)
     evaluation = {
         "temperature": temperature,
         "examples": {k: int(v) for k, v in manifest["split"].value_counts().sort_index().items()},
@@ -116,7 +117,7 @@ def conclude(
             [majority, *probes],
             known_labels.classes,
             resamples,
-            probe_advice=ThawPlan.read(project.thaw_plan).strategy != "head_only",
+            probe_advice=plan.strategy != "head_only",
         ),
         "retention": retention.judge(
             Retention.read(project.train / "retention.json"),
@@ -124,6 +125,7 @@ def conclude(
             params.retention,
             words.many,
             several,
+            old_head=plan.layers[-1].width != 1,  # 0: a record from before it was noted
         ),
         "drift": evidence.plain(asdict(_drift(manifest, logits, several))),
         **evidence.plain(slices.judge(labels, predicted, tested, resamples)),

@@ -136,23 +136,27 @@ def judge(
     params: RetentionParams,
     many: str = "examples",
     several: bool = False,
+    old_head: bool = True,
 ) -> dict[str, Any]:
     """What metrics and report say, JSON-ready: `figures`, `knowledge` and `curve` in words.
 
     `known`: of the probe examples that were asked; None when nothing moved. `many`: what the
-    problem calls them; `several`: whether one may have several labels.
+    problem calls them; `several`: whether one may have several labels; `old_head`: whether the
+    backbone came with a head that says something.
     """
     return {
-        "figures": _figures(known, params.max_drop),
+        "figures": _figures(known, params.max_drop, old_head),
         "knowledge": _told(known, params, many, several),
         "curve": _verdict(record) if record.curve else None,
     }
 
 
-def _figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float]:
+def _figures(known: Knowledge | None, max_drop: float | None, old_head: bool) -> dict[str, float]:
     """Flat `retention.*` metrics; `within_budget` (1 or 0) is there when a budget is set."""
     if known is None:
-        flat = {"agreement": 1.0, "kl": 0.0, "overlap": 1.0, "drop": 0.0}
+        flat = {"overlap": 1.0, "drop": 0.0}
+        if old_head:  # else there are no old predictions to agree with
+            flat |= {"agreement": 1.0, "kl": 0.0}
     else:
         names = ("agreement", "kl", "overlap", "knn_before", "knn_after", "drop")
         found = {name: getattr(known, name) for name in names}
@@ -165,7 +169,7 @@ def _figures(known: Knowledge | None, max_drop: float | None) -> dict[str, float
 def _told(known: Knowledge | None, params: RetentionParams, many: str, several: bool) -> str:
     """What the backbone still knows of what it knew."""
     if known is None:
-        return "Nothing below the head learned, so the backbone knows exactly what it knew."
+        return "Nothing below the head has moved, so the backbone knows exactly what it knew."
     asked = f"validation {many}" if params.own_probe is None else f"{many} of {params.own_probe}"
     change = f"{-100 * known.drop:+.1f}".replace("-", "−")
     text = f"Of {known.examples:,} {asked}, "

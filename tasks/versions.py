@@ -25,7 +25,7 @@ VERSIONS = {
     "tune": 11,
     "train": 9,
     "repeat": 5,
-    "evaluate": 6,
+    "evaluate": 7,
     "package": 6,
 }
 

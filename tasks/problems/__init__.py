@@ -155,6 +155,12 @@ class Problem(Protocol):
         """The backbone by whose features data is looked at before there is a project for it."""
         ...
 
+    @property
+    def FEW_EACH(self) -> Mapping[str, int]:
+        """Recipe → examples of the rarest class below which a new project gets it, fewest first;
+        none: the number of all examples alone decides."""
+        ...
+
     def sections(self) -> Sections:
         """Its own kinds of the sections `prepare` and `augment`, which `tasks.params` checks."""
         ...

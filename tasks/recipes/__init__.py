@@ -14,6 +14,7 @@ from tasks import params_file, problems
 from tasks.errors import UnknownName
 
 FOLDER = Path(__file__).parent
+FEW = 1_000  # examples below which the recipe is that for small data
 
 
 def names() -> list[str]:
@@ -42,3 +43,17 @@ def values(name: str, problem: str = problems.DEFAULT) -> dict[str, Any]:
     """Key path → value, as the problem has them. Raises `UnknownName`, listing what there is."""
     tree: dict[str, Any] = params_file.parse(text(name).encode(), f"{name}.yaml")
     return tree | problems.load(problem).recipe(name)
+
+
+def chosen(examples: int, rarest: int, problem: str, several: bool = False) -> tuple[str, str]:
+    """The recipe for a size of data, and why, in words.
+
+    `examples`: those not given as test; `rarest`: of them, those of the rarest class; `several`:
+    whether one may have several labels, of which no contrast can be made.
+    """
+    for name, most in problems.load(problem).FEW_EACH.items():
+        if rarest < most and not (several and values(name, problem)["train.contrast"]):
+            return name, f"for fewer than {most:,} examples of the rarest class, here {rarest:,}"
+    if examples < FEW:
+        return "small_data", f"for fewer than {FEW:,} examples to learn from, here {examples:,}"
+    return "standard", f"for {FEW:,} examples to learn from and more"

@@ -59,6 +59,31 @@ def test_a_folder_of_class_folders_becomes_a_project(images: Path, tmp_path: Pat
     assert "has not run yet" in plan.stdout
 
 
+@pytest.mark.parametrize(
+    ("each", "recipe", "strategy", "contrast"),
+    [(6, "few_shot", "head_only", 0), (20, "contrastive", "last_blocks", 0.9)],
+)
+def test_few_texts_get_a_recipe_for_so_few_and_the_reason_is_told(
+    each: int, recipe: str, strategy: str, contrast: float, tmp_path: Path
+) -> None:
+    rows = ["text,label,split"]
+    for number in range(40):
+        rows += [f"a {word} film number {number},{word},{split}" for word, split in
+                 (("good", "test"), ("bad", "test"))]  # fmt: skip
+    rows += [f"{word} {number},{word},train" for word in ("good", "bad") for number in range(each)]
+    (tmp_path / "reviews.csv").write_text("\n".join(rows) + "\n")
+    asked = ["--data", "reviews.csv", "--problem", "text_classification"]
+    done = here(tmp_path, "new", "project", *asked)
+    assert done.returncode == 0, done.stderr
+    assert f"recipe {recipe} (for fewer than" in done.stdout
+    assert f"examples of the rarest class, here {each})" in done.stdout  # test examples apart
+    values = params_file.load(tmp_path / "project")
+    assert (values.freeze.strategy, values.train.contrast) == (strategy, contrast)
+    own = here(tmp_path, "new", "own", *asked, "--recipe", "small_data")
+    assert "recipe small_data\n" in own.stdout
+    assert params_file.load(tmp_path / "own").train.contrast == 0
+
+
 def test_the_templates_are_the_repositorys_own(repository_root: Path) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         text = (new.TEMPLATES / name).read_text(encoding="utf-8")

@@ -49,13 +49,15 @@ def answer(project: Project, gained: int, lost: int) -> None:
     log(project, 1, frame.assign(predicted=champion), compare.ARTIFACT)
 
 
-def log(project: Project, version: int, frame: pd.DataFrame, artifact: str) -> None:
+def log(
+    project: Project, version: int, frame: pd.DataFrame, artifact: str, model: str = "shoes"
+) -> None:
     """Put predictions where those of a version are, as if it had been registered with them."""
     folder, name = artifact.split("/")
     path = project.scratch / name
     frame.to_parquet(path, index=False)
     with store.connect(project.root) as client:
-        run_id = registry.get(client, "shoes", version).run_id
+        run_id = registry.get(client, model, version).run_id
         client.log_artifact(run_id, str(path), folder)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import params_file, recipes
+from tasks import params_file, problems, recipes
 from tasks.errors import UnknownName
 from tasks.params import get
 
 ROOT = Path(__file__).parents[2]
+TEXTS = "text_classification"
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -36,6 +37,31 @@ def test_the_repository_follows_the_standard_recipe() -> None:
     assert {key: get(params, key) for key in recipes.values("standard")} == recipes.values(
         "standard"
     )
+
+
+def test_a_recipe_is_chosen_by_how_much_there_is_to_learn_from() -> None:
+    few = problems.load(TEXTS).FEW_EACH
+    assert [*few] == ["few_shot", "contrastive"] and [*few.values()] == sorted(few.values())
+
+    def chosen(examples: int, rarest: int, problem: str = TEXTS, several: bool = False) -> str:
+        return recipes.chosen(examples, rarest, problem, several)[0]
+
+    handful, some = few.values()
+    assert chosen(2 * handful, handful - 1) == chosen(5000, 1) == "few_shot"
+    assert chosen(2 * handful, handful) == chosen(999, some - 1) == "contrastive"
+    assert chosen(999, some) == "small_data" and chosen(1000, some) == "standard"
+    assert chosen(200, handful, several=True) == "small_data"  # no pairs of a class
+    assert chosen(20, 2, several=True) == "few_shot"
+    assert chosen(20, 2, problems.DEFAULT) == "small_data"
+    assert "fewer than 1,000 examples" in recipes.chosen(999, some, TEXTS)[1]
+    ridge, contrast = (recipes.values(name, TEXTS) for name in few)
+    assert (ridge["freeze.strategy"], ridge["train.contrast"]) == ("head_only", 0)
+    assert contrast["train.contrast"] > 0 and contrast["freeze.strategy"] != "head_only"
+
+
+def test_all_recipes_give_the_same_keys() -> None:
+    for problem in (problems.DEFAULT, TEXTS):
+        assert len({frozenset(recipes.values(name, problem)) for name in recipes.names()}) == 1
 
 
 def test_an_unknown_recipe_lists_what_there_is() -> None:

@@ -290,7 +290,9 @@ def test_where_nothing_below_the_head_learns_there_is_nothing_to_measure(project
     told = retention.judge(found, None, RetentionParams(max_drop=0))
     assert told["figures"]["retention.agreement"] == 1 and told["curve"] is None
     assert told["figures"]["retention.within_budget"] == 1
-    assert "Nothing below the head learned" in told["knowledge"]
+    assert "Nothing below the head has moved" in told["knowledge"]
+    headless = retention.judge(found, None, RetentionParams(), old_head=False)["figures"]
+    assert headless == {"retention.overlap": 1, "retention.drop": 0}  # there was nothing to agree
 
 
 def test_training_writes_the_blend_that_was_asked_for(

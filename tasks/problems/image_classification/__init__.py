@@ -30,6 +30,7 @@ REQUIREMENTS = ("torchvision", "timm", "pillow")
 PACKAGED = ("max_pixels", "store_side")
 TELLING = ("height", "width", "channels")
 LOOKS_WITH = "mobilenet_v2"
+FEW_EACH: dict[str, int] = {}
 THUMBNAIL = 160  # pixels of the longer side
 
 

@@ -31,6 +31,7 @@ REQUIREMENTS = ("transformers", "tokenizers")
 PACKAGED = ("max_characters",)
 TELLING = ("characters",)
 LOOKS_WITH = "minilm_l6"
+FEW_EACH = {"few_shot": 16, "contrastive": 128}  # docs/decisions/0034-recipes-for-texts.md
 
 
 def sections() -> Sections:

@@ -23,6 +23,8 @@ _SHORT: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "standard": {**_SHORT, "train.epochs": 2},
     "small_data": {**_SHORT, "train.epochs": 10},
+    "contrastive": {**_SHORT, "train.epochs": 10},
+    "few_shot": {**_SHORT, "train.epochs": 2},
     "long": {
         **_TEXT,
         "augment.policy": "token_dropout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -24,6 +25,8 @@ from markupsafe import escape
 import tasks.problems
 from tasks import (
     augment,
+    challenge,
+    compare,
     embed,
     evaluate,
     files,
@@ -33,6 +36,7 @@ from tasks import (
     predict,
     prepare,
     problems,
+    promotion,
     recipes,
     register,
     repeat,
@@ -48,7 +52,8 @@ from tasks.errors import DataError, ThawlineError
 from tasks.params import AugmentParams, HeadParams, Params, PrepareParams, key_paths, replace
 from tasks.problems import INPUT, Problem
 from tasks.records import DataSummary, Project, ThawPlan, TrainRun, ViewPolicy
-from tests.tasks import trained_project
+from tasks.tracking import registry, store
+from tests.tasks import judged, trained_project
 from tests.tasks.problems.kinds import KINDS, TOY, Kind
 
 torch.set_num_threads(1)
@@ -130,8 +135,13 @@ def test_its_sections_are_those_of_all_problems_and_more(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_can_be_used(case: Case, name: str) -> None:
-    replace(case.params, recipes.values(name, case.name))
+def test_every_recipe_can_be_used_where_it_has_a_meaning(case: Case, name: str) -> None:
+    values = recipes.values(name, case.name)
+    if case.params.prepare.label_separator and values["train.contrast"]:
+        with pytest.raises(ValueError, match=r"train\.contrast"):
+            replace(case.params, values)
+    else:
+        replace(case.params, values)
 
 
 def test_bad_data_and_names_are_refused_in_one_sentence(case: Case, tmp_path: Path) -> None:
@@ -371,6 +381,48 @@ def test_the_champion_predicts_what_it_is_asked(
     assert pd.read_csv(out)["label"].tolist() == alone["label"].tolist()
     model = predict.load(case.project, case.params, "challenger")
     assert model.predict(case.problem.input_example())["error"].isna().all()
+
+
+@pytest.fixture
+def rivals(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """The model as champion, and as challenger the same network packaged with other words."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import tasks.problems\ntasks.problems.__path__.append({str(TOY)!r})\n"
+    )
+    path = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))  # of the gate's process
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = Project(shutil.copytree(case.project.root, tmp_path / "project"))
+    named = {"register.model": "rivals", "promote.max_calibration_error": None}  # of few examples
+    params = replace(case.params, named)
+    register.register(project, params)
+    promotion.promote(project, params, "1", {})
+    params = replace(params, {"package.description": "Packaged once more."})
+    package.run(project, params)
+    assert register.register(project, params).version == 2
+    return dataclasses.replace(case, project=project, params=params)
+
+
+def aliases(case: Case) -> dict[str, int]:
+    with store.connect(case.project.root) as client:
+        return registry.aliases(client, "rivals")
+
+
+def test_the_gate_judges_a_second_model_which_is_promoted_and_rolled_back(rivals: Case) -> None:
+    project, params = rivals.project, rivals.params
+    answers = pd.read_parquet(project.evaluate / "predictions.parquet")
+    wrong = [next(x for x in answers["label"] if x != label) for label in answers["label"]]
+    judged.log(project, 1, answers.assign(predicted=wrong), compare.ARTIFACT, "rivals")
+    found = challenge.judge(project, params)
+    assert found is not None and found.verdict.decision == "promote", found.verdict.sentence
+    rules = {rule.name: rule.state for rule in found.verdict.rules}
+    sound = ("another", "same_test", "better", "certificate", "digest", "loads")
+    assert {rules[name] for name in sound} == {"passed"}
+    made = challenge.decide(project, params, found)
+    assert (made.kind, made.from_version, made.to_version) == ("promotion", 1, 2)
+    assert aliases(rivals) == {"champion": 2, "previous": 1, "challenger": 2}
+    assert promotion.rollback(project, params).to_version == 1
+    assert aliases(rivals) == {"champion": 1, "challenger": 2}
 
 
 KILLED = """

@@ -30,6 +30,7 @@ REQUIREMENTS = ()
 PACKAGED = ("length",)
 TELLING = ("mean",)
 LOOKS_WITH = "mlp_small"
+FEW_EACH: dict[str, int] = {}
 
 
 def sections() -> Sections:
@@ -43,7 +44,7 @@ def proposals(data: Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    return {"augment.policy": "noise", "train.mix": "mixup"}
+    return {"augment.policy": "noise", "train.mix": "none" if name == "contrastive" else "mixup"}
 
 
 def places(prepare: PrepareParams) -> dict[str, str]:
