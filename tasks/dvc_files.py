@@ -12,7 +12,7 @@ from tasks.errors import ThawlineError
 
 def of_data(root: Path) -> list[Path]:
     """Those in `data/`, and those of what `prepare` reads, or of a folder around it, in `root`."""
-    found = {path: None for path in sorted((root / "data").glob("*.dvc"))}
+    found = dict.fromkeys(sorted((root / "data").glob("*.dvc")))
     with contextlib.suppress(ThawlineError):  # parameters that cannot be used name no data
         params = params_file.load(root)
         places = problems.load(params.problem).places(params.prepare).values()

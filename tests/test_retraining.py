@@ -62,6 +62,10 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     params_file.set_values(copy.root, ["retrain.min_examples=1", "retrain.min_new=0.01"])
     (copy.root / "notes.txt").write_text("not committed\n")
     known = small.git(copy.root, "rev-parse", "HEAD")
+    small.git(copy.root, "branch", "thawline")  # no branch can lie below another
+    refused = small.call(copy.root, "thawline", "retrain", **server)
+    assert refused.returncode == 1 and "'thawline/data' (retrain.branch) did not" in refused.stderr
+    small.git(copy.root, "branch", "--delete", "thawline")
     done = small.call(copy.root, "thawline", "retrain", "--json", **server)
     assert done.returncode == 0, done.stderr
     assert "Retrain (about " in done.stderr
@@ -90,7 +94,11 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     recorded = small.git(copy.root, "show", f"{made['commit']}:./dvc.lock")
     assert recorded == (copy.root / "dvc.lock").read_text()
     standing = json.loads(small.here(copy, "status", "--json").stdout)["registry"]["ledger"]
-    assert [entry["kind"] for entry in standing["last"]][1:3] == ["retraining", "not retrained"]
+    assert [entry["kind"] for entry in standing["last"]][1:4] == [
+        "retraining",
+        "retraining",  # to which git said no: nothing was decided
+        "not retrained",
+    ]
     evidence = standing["last"][0]["evidence"]
     assert evidence["retraining"]["deployment"] == "by hand" and evidence["retraining"]["data"]
     assert evidence["warm_start"] == "version 1"
