@@ -102,7 +102,7 @@ def _update(project: Project, params: Params, champion: past.Champion, console: 
     versions.update(project.root)
     warm_start.ensure(project.root, params)
     with repository.opened(project) as repo:
-        for path in repository.pull_missing_inputs(repo):
+        for path in repository.pull_inputs(repo):
             console.print(f"fetched {path} from the DVC remote")
         graph = dag.graph(repo)
         stages = dag.upstream(dag.expand([wanted], graph), graph)

@@ -36,8 +36,9 @@ def check(project: Project, branch: str) -> None:
 def commit(project: Project, branch: str, message: str) -> str | None:
     """Commit lock, parameters and `.dvc` files over the code of `HEAD`; returns the commit.
 
-    The branch is made where it is missing; the former tip and `HEAD` are parents. None where there
-    is no repository, or nothing has changed. Raises `ThawlineError` when git refuses.
+    The branch is made where it is missing; the former tip and `HEAD` are parents. Where nothing has
+    changed, it is the tip; None where there is no repository. Raises `ThawlineError` when git
+    refuses.
     """
     head = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
     if not head:
@@ -52,17 +53,19 @@ def commit(project: Project, branch: str, message: str) -> str | None:
     for _ in range(TRIES):
         tip = _git(project, "rev-parse", "--verify", "--quiet", reference).stdout.strip()
         if tip and _said(project, "rev-parse", f"{tip}^{{tree}}") == tree:
-            return None
+            return tip
         parents = list(dict.fromkeys(filter(None, [tip, head])))
         if tip and not _git(project, "merge-base", "--is-ancestor", head, tip).returncode:
             parents = [tip]
         options = [option for parent in parents for option in ("-p", parent)]
         made = _said(project, "commit-tree", tree, *options, "-m", message, **_who(project))
-        if not _git(project, "update-ref", "-m", "retrain", reference, made, tip).returncode:
+        moved = _git(project, "update-ref", "-m", "retrain", reference, made, tip)
+        if not moved.returncode:
             return made
     raise ThawlineError(
-        f"the branch {branch!r} was moved by others {TRIES} times while the data version was "
-        "committed; run thawline retrain again"
+        f"the branch {branch!r} (retrain.branch) did not take the data version in {TRIES} tries "
+        f"({' '.join(moved.stderr.split())}); mend that, then run thawline retrain again: it does "
+        "the rest"
     )
 
 

@@ -131,10 +131,38 @@ def missing_inputs(repo: Any) -> dict[str, Any]:
     return {str(dep): owner for dep, owner in _inputs(repo) if not dep.exists}
 
 
-def pull_missing_inputs(repo: Any) -> list[str]:
-    """Fetch the inputs that DVC tracks and that are not here; returns their paths.
+def outdated_inputs(repo: Any) -> dict[str, Any]:
+    """Inputs older than their `.dvc` file, as after `git pull`: path → its `.dvc` stage.
 
-    Raises `ThawlineError` naming the input when there is nothing to fetch it from.
+    What a person or a program has put there is newer than that file, or DVC has it in no cache:
+    it is used as it is. Raises `ThawlineError` where both have changed, so that nobody's work is
+    lost.
+    """
+    found = {}
+    cache = repo.cache.local
+    for dep, owner in _inputs(repo):
+        for out in owner.outs if owner is not None and dep.exists else ():
+            if not (out.use_cache and out.hash_info and out.exists):
+                continue
+            now, named = out.get_hash(), out.hash_info
+            if now == named or Path(owner.path).stat().st_mtime <= files.newest(Path(out.fs_path)):
+                continue
+            if cache.exists(now.value):
+                found[str(out)] = owner
+            elif not cache.exists(named.value):
+                raise ThawlineError(
+                    f"the input {out} was changed without DVC, and {owner.addressing} names other "
+                    f"data that is not here; to keep what is here: dvc add {out}; to have what "
+                    f"that names in its place: dvc pull --force {owner.addressing}"
+                )
+    return found
+
+
+def pull_inputs(repo: Any) -> list[str]:
+    """Fetch the inputs that DVC tracks and that are not here, or older; returns their paths.
+
+    Raises `ThawlineError` naming the input when there is nothing to fetch it from, and as
+    `outdated_inputs`.
     """
     from dvc.exceptions import DvcException
 
@@ -145,15 +173,28 @@ def pull_missing_inputs(repo: Any) -> list[str]:
                 f"the input {path} does not exist; put it there, or change what names it "
                 f"(the data: prepare.data in {PARAMS_FILE}; other inputs: {DVC_FILE})"
             )
+    wanted = missing | outdated_inputs(repo)
+    for path, owner in wanted.items():
         try:
             repo.pull([owner.addressing])
         except DvcException as error:
+            what = "" if path in missing else " as its .dvc file names it"
             raise ThawlineError(
-                f"the input {path} is tracked by DVC but is neither here nor in its remote "
+                f"the input {path} is tracked by DVC but{what} is neither here nor in its remote "
                 f"({sentence(error)}); give DVC access to the remote, then run: "
                 f"dvc pull {owner.addressing}"
             ) from error
-    return list(missing)
+    return list(wanted)
+
+
+def push_inputs(repo: Any) -> None:
+    """Bring the inputs that `.dvc` files name to the remote; imports come from their source.
+
+    Raises `DvcException`, and what the remote's library raises.
+    """
+    owners = {owner.addressing: owner for _, owner in _inputs(repo) if owner is not None}
+    if names := [name for name, owner in owners.items() if not owner.is_import]:
+        repo.push(names)
 
 
 def update_imports(repo: Any) -> list[str]:

@@ -1,6 +1,9 @@
 """`thawline retrain`: what changed, is it worth a training, is the new model better, what follows.
 
-    bring data → what changed → decide → run the stages → gate → promote or keep → record → notify
+    bring data → what changed → decide → run the stages → record → gate → promote or keep → notify
+
+The data version is recorded before the gate decides: what git refuses, or a kill, then leaves a
+retraining that has not come to its end, and the next one does the rest.
 
 Where several things ask for the same one (a slot of a schedule, on the same data), one is done:
 see `tasks.claim`. One that was killed is taken up again by whoever asks next.
@@ -13,7 +16,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from flows import champion, changes, data_branch, notice, past, repository
+from flows import champion, changes, data_branch, notice, past, repository, sharing
 from flows.changes import Advice
 from flows.project import DVC_FILE
 from flows.run import Busy, Wish, held, run
@@ -90,12 +93,15 @@ def _retrained(
     with repository.opened(project) as repo:
         for path in repository.update_imports(repo):
             console.print(f"fetched {path} anew", highlight=False)
+    for line in sharing.push_champion(project, params):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     advice = changes.advise(project, console)
     for line in advice.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     wanted = _claim(project, trigger)
     why, skip = advice.decision.sentence, advice.decision.verdict == SKIP
-    former = wanted.judged(promotion.entries(project, params))
+    entries = promotion.entries(project, params)
+    former = wanted.judged(entries)
     if former and not (cold and warm_start.KEY in former.evidence):
         skip, why = (
             True,
@@ -104,6 +110,8 @@ def _retrained(
                 f"{former.kind}); to do it all the same: thawline retrain --force"
             ),
         )
+    if wanted.unfinished(entries):
+        why, skip = "begun before, and not finished", False
     if force:
         why, skip = "asked for all the same", False
     decided, kind = {"decision": advice.decision.as_json()}, SKIPPED if skip else BEGUN
@@ -162,7 +170,10 @@ def _claim(project: Project, trigger: Trigger) -> Claim:
 
 
 def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> Retrained:
-    """Ask the gate, do what it says, and record the data version."""
+    """Record the data version, ask the gate, and do what it says."""
+    branch = params.retrain.branch
+    commit = data_branch.commit(project, branch, _message(params, claim))
+    unshared = sharing.push(project)  # before any other machine can see a new champion
     found, note = champion.judge(project, params)
     if found is None:  # registered as the first champion, or trained to the very same model
         first = advice.champion is None
@@ -177,14 +188,16 @@ def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> R
         decision, lines = champion.answer(found, made, note)
         sentence = found.verdict.sentence
     outcome = OUTCOMES.get(decision["kind"], "kept")
-    commit = data_branch.commit(project, params.retrain.branch, _message(outcome, sentence, claim))
     if commit:
-        lines = [*lines, f"data version: commit {commit[:12]} on {params.retrain.branch}"]
+        lines = [*lines, f"data version: commit {commit[:12]} on {branch}"]
+    lines = [*lines, *unshared]
     return Retrained(outcome, sentence, advice, decision, commit, lines)
 
 
-def _message(outcome: str, sentence: str, claim: Claim) -> str:
+def _message(params: Params, claim: Claim) -> str:
     slot = f" of {claim.slot}" if claim.slot else ""
     return (
-        f"Retrained: {outcome}\n\n{sentence}\n\nAsked {claim.deployment}{slot}; data {claim.data}\n"
+        f"Retrained {params.register_.model} on data {claim.data[:12]}\n\n"
+        f"Asked {claim.deployment}{slot}; data {claim.data}. What came of it stands in the ledger "
+        "(thawline status).\n"
     )

@@ -134,7 +134,7 @@ def _request(project: Project, values: Params, wish: Wish, console: Console) -> 
     with repository.opened(project) as repo:
         repository.check_params(repo, values)
         repository.check_places(repo, values)
-        fetched = repository.pull_missing_inputs(repo)
+        fetched = repository.pull_inputs(repo)
         for path in [*fetched, *repository.pull_missing_weights(repo, values)]:
             console.print(f"fetched {path} from the DVC remote")
         graph = dag.graph(repo)

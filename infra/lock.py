@@ -1,6 +1,8 @@
-"""Write requirements.lock and requirements-dev.lock from what is installed in this environment.
+"""Write the locked versions from what is installed in this environment.
 
-Walks the requirements of the core and of the `dev` extra; names no index. CUDA packages get a
+`requirements.lock` is the core; `requirements-extras.lock` what the extras that the image has need
+beside it; `requirements-dev.lock` all that the `dev` extra needs beside the core. Walks the
+requirements of each; names no index. CUDA packages get a
 marker, as other platforms do not have them.
 """
 
@@ -14,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 BUILD = {"setuptools", "wheel", "packaging"}  # editable installation without a download
+IMAGE = ("distributed", "lora", "onnx", "postgres", "s3", "text")  # extras
 LINUX_ONLY = ("nvidia-", "cuda-", "triton")
 
 
@@ -34,15 +37,20 @@ def line(name: str) -> str:
     return f"{name}=={version(name)}{marker if name.startswith(LINUX_ONLY) else ''}"
 
 
+def beyond(core: dict[str, set[str]], extras: tuple[str, ...]) -> set[str]:
+    """What extras of Thawline need beside the core."""
+    seen = {name: set(known) for name, known in core.items()} | {"thawline": set()}
+    closure("thawline", ("", *extras), seen)
+    return seen.keys() - core.keys() - BUILD
+
+
 def main() -> None:
     core: dict[str, set[str]] = {}
     closure("thawline", ("",), core)
-    everything = {name: set(extras) for name, extras in core.items()}
-    everything["thawline"] = set()
-    closure("thawline", ("", "dev"), everything)
     for file, names in (
         ("requirements.lock", (core.keys() | BUILD) - {"thawline"}),
-        ("requirements-dev.lock", everything.keys() - core.keys() - BUILD),
+        ("requirements-extras.lock", beyond(core, IMAGE)),
+        ("requirements-dev.lock", beyond(core, ("dev",))),
     ):
         header = "# Written by `make lock`.\n"
         (ROOT / file).write_text(header + "\n".join(map(line, sorted(names))) + "\n")

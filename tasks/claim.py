@@ -57,6 +57,15 @@ class Claim:
                 return entry
         return None
 
+    def unfinished(self, entries: Sequence[Entry]) -> bool:
+        """Whether it was begun here, of the same data and parameters, and came to no end."""
+        names = ("data", "params", "host", "project")
+        for entry in reversed(entries):
+            other = entry.evidence.get(KEY)
+            if other and all(other[name] == getattr(self, name) for name in names):
+                return entry.kind == BEGUN
+        return False
+
     def _is_same(self, other: dict[str, Any] | None) -> bool:
         names = ("deployment", "slot", "data")
         return other is not None and all(other[name] == getattr(self, name) for name in names)

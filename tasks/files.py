@@ -94,6 +94,15 @@ def size(path: Path) -> int:
     return total
 
 
+def newest(path: Path) -> float:
+    """When a file, or the last of all in a folder, was changed: seconds since the epoch."""
+    found = 0.0
+    for file in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            found = max(found, file.stat().st_mtime)
+    return found
+
+
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

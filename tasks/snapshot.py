@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks import dvc_files
 from tasks.params_file import PARAMS_FILE
 from tasks.records import Project
 from tasks.tracking import registry
@@ -31,7 +32,7 @@ def log(client: MlflowClient, project: Project, run_id: str, digest: str) -> Non
 def paths(project: Project) -> list[Path]:
     """Those that there are."""
     named = [project.root / name for name in NAMES]
-    return [path for path in [*named, *(project.root / "data").glob("*.dvc")] if path.is_file()]
+    return [*filter(Path.is_file, named), *dvc_files.of_data(project.root)]
 
 
 def fetch(client: MlflowClient, version: registry.Version) -> dict[str, bytes]:

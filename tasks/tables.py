@@ -26,6 +26,8 @@ from tasks.records import COLUMN
 
 NAMES = "names"
 _LISTS = (list, tuple, np.ndarray)  # of the labels of one example
+_FLOATS = (float, np.floating)
+EXACT = 2**53  # from here on, whole floats differ by more than 1
 BLOCK = 1 << 20  # bytes of a text file in memory at once
 WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how a text in UTF-16 begins
 LONGEST = 16 << 20  # characters of a line; a file without lines would fill the memory
@@ -73,8 +75,10 @@ def text(column: pd.Series[Any]) -> pd.Series[Any]:
     """A column as stripped text; empty is missing; whole floats lose their `.0`."""
     if pd.api.types.is_float_dtype(column):
         whole = column.dropna()
-        if (whole == whole.round()).all():
+        if (whole == whole.round()).all() and (whole.abs() < EXACT).all():
             column = column.astype("Int64")
+    elif column.dtype == object:  # of several kinds: 1.0 and "1" are one
+        column = column.map(_plain)
     text = column.astype("str").where(column.notna())
     text = text.str.strip()
     return text.where(text != "").astype("str")
@@ -281,6 +285,9 @@ def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Seri
                 f"{name}, {row}: {params.label_column!r} is a list; where examples have several "
                 'labels each, set prepare.label_separator, such as "|"'
             )
+        if (row := first(column.map(_is_no_name))) is not None:
+            odd = column[column.map(_is_no_name)].iloc[0]
+            raise DataError(_no_name(f"{name}, {row}: {params.label_column!r}", odd))
         return _filled(text(column), params.label_column, name)
     texts = text(column.where(~lists, None))
     labels = [
@@ -303,10 +310,26 @@ def _several(cell: Any, separator: str, where: str) -> str:
     values = [value for value in cell if not _is_missing(value)] if isinstance(cell, _LISTS) else []
     if odd := [value for value in values if isinstance(value, (*_LISTS, dict))]:
         raise DataError(f"{where}: among the labels is {odd[0]!r}, not a text or a number")
+    if odd := [value for value in values if _is_no_name(value)]:
+        raise DataError(_no_name(f"{where}: a label", odd[0]))
     try:
-        return labelling.canonical(values)
+        return labelling.canonical(map(_plain, values))
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A whole number as such, however it is stored."""
+    is_whole = isinstance(value, _FLOATS) and abs(value) < EXACT and value == round(value)
+    return int(value) if is_whole else value
+
+
+def _is_no_name(value: Any) -> bool:
+    return isinstance(value, _FLOATS) and abs(value) >= EXACT
+
+
+def _no_name(what: str, value: Any) -> str:
+    return f"{what} is the number {value}, which names no class: write texts or whole numbers"
 
 
 def _is_missing(value: Any) -> bool:

@@ -19,9 +19,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from flows import ui
+from flows import past, retrain, ui
 from flows.process import end_group
-from tasks import files, params_file
+from tasks import files, params_file, promotion
+from tasks.ledger import BEGUN, KEPT
 from tasks.records import Project
 from tests import small_project as small
 from tests.small_project import CLASSES
@@ -62,6 +63,12 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     params_file.set_values(copy.root, ["retrain.min_examples=1", "retrain.min_new=0.01"])
     (copy.root / "notes.txt").write_text("not committed\n")
     known = small.git(copy.root, "rev-parse", "HEAD")
+    remote = tmp_path / "remote"
+    small.succeed(copy.root, "dvc", "remote", "add", "--default", "store", str(remote))
+    small.git(copy.root, "branch", "thawline")  # no branch can lie below another
+    refused = small.call(copy.root, "thawline", "retrain", **server)
+    assert refused.returncode == 1 and "'thawline/data' (retrain.branch) did not" in refused.stderr
+    small.git(copy.root, "branch", "--delete", "thawline")
     done = small.call(copy.root, "thawline", "retrain", "--json", **server)
     assert done.returncode == 0, done.stderr
     assert "Retrain (about " in done.stderr
@@ -90,12 +97,23 @@ def test_retraining_decides_judges_and_records_in_a_dirty_tree(
     recorded = small.git(copy.root, "show", f"{made['commit']}:./dvc.lock")
     assert recorded == (copy.root / "dvc.lock").read_text()
     standing = json.loads(small.here(copy, "status", "--json").stdout)["registry"]["ledger"]
-    assert [entry["kind"] for entry in standing["last"]][1:3] == ["retraining", "not retrained"]
+    assert [entry["kind"] for entry in standing["last"]][1:4] == [
+        "retraining",
+        "retraining",  # to which git said no: nothing was decided
+        "not retrained",
+    ]
     evidence = standing["last"][0]["evidence"]
     assert evidence["retraining"]["deployment"] == "by hand" and evidence["retraining"]["data"]
     assert evidence["warm_start"] == "version 1"
+    for each in (first.project, copy):  # the champion's, and what it was challenged with
+        digest = past.hashes((each.root / "dvc.lock").read_bytes())[past.PREPARED]
+        assert (remote / "files/md5" / digest[:2] / digest[2:]).is_file()
     if made["outcome"] == "kept":
         assert "was judged before" in small.here(copy, "retrain").stdout
+    params = params_file.load(copy.root)
+    promotion.claim(copy, params, BEGUN, retrain._claim(copy, retrain.Trigger()), {}, "killed")
+    assert "Skip" not in small.here(copy, "retrain").stdout  # it is taken up again
+    assert promotion.entries(copy, params)[-1].kind == KEPT
 
 
 def tells_what_came_in(advice: dict[str, Any]) -> None:

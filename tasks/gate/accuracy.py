@@ -14,8 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
 from tasks.gate import paired
-from tasks.gate.evidence import Evidence, Shared, shared
+from tasks.gate.evidence import Evidence, Shared, agreeing, shared
 from tasks.gate.paired import Claims, NotWorse, Pairs
 from tasks.gate.verdict import Rule, State
 from tasks.params import PromoteParams
@@ -43,9 +46,9 @@ def judge(
     claims, tested = Claims(*options), Pairs.of(test.steps, test.groups)
     pairs, where = tested, f"{len(test.examples):,} test examples"
     if len(test.examples) < rules.folds_below:
-        folds = _by_folds(challenger, champion)
-        if folds and folds.examples > tested.examples:
-            pairs, where = folds, f"{round(folds.examples * folds.design):,} cross-validated ones"
+        folds = _by_folds(challenger, champion, test)
+        if folds and folds[0].examples > tested.examples:
+            pairs, where = folds
     rival = champion.name if champion else "the commonest class"
     # Folds judge the recipe; what the model itself does on the test set must not stand against it.
     levels = [rules.confidence, rules.confidence, 2 * paired.CERTAIN - 1]
@@ -65,17 +68,33 @@ def judge(
     return Judged(made, deciding)
 
 
-def _by_folds(challenger: Evidence, champion: Evidence | None) -> Pairs | None:
-    """The pairs of cross-validated answers; None unless both brought the same folds.
+def _by_folds(
+    challenger: Evidence, champion: Evidence | None, test: Shared
+) -> tuple[Pairs, str] | None:
+    """The pairs of cross-validated answers, and of what in words; None unless both brought some.
+
+    Of the examples that both have, with the label that both know: each was judged by models that
+    had not seen it. What is newer than the champion is in no fold of its own, so what the models
+    themselves say of it on the test set counts too: a world that has changed must show.
 
     Models of different folds share most of their training data, so their errors are not separate:
     variance grows by 1 + k / (k - 1) for k folds (Nadeau and Bengio, Machine Learning 2003).
     """
     ours, theirs = challenger.folds, champion.folds if champion else None
-    if ours is None or theirs is None or set(ours["id"]) != set(theirs["id"]):
+    if ours is None or theirs is None:
         return None
-    both, count = shared(ours, theirs), int(ours["fold"].nunique())
-    return Pairs.of(both.steps, both.groups, 1 + count / (count - 1))
+    same = agreeing(ours, theirs)
+    if same.empty:
+        return None
+    both, count = shared(same, theirs), min(int(each["fold"].nunique()) for each in (ours, theirs))
+    steps, names = [both.steps], [both.examples["group"]]
+    where = f"{len(both.examples):,} cross-validated ones"
+    if test.newest is not None:
+        steps.append(test.steps[test.newest])
+        names.append(test.examples["group"][test.newest])
+        where += f" and {len(steps[1]):,} newer test examples"
+    groups = pd.factorize(pd.concat(names))[0]
+    return Pairs.of(np.concatenate(steps), groups, 1 + count / (count - 1)), where
 
 
 def _better(pairs: Pairs, claims: Claims, span: list[float], rival: str, where: str) -> Rule:

@@ -96,6 +96,12 @@ def shared(challenger: pd.DataFrame, champion: pd.DataFrame | None) -> Shared:
     return Shared(own, steps, pd.factorize(own["group"])[0], left_out)
 
 
+def agreeing(challenger: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:
+    """The challenger's rows of examples that the champion has too, under the same label."""
+    own, other = _distinct(challenger), _distinct(champion)
+    return own[own["id"].map(other.set_index("id")["label"]) == own["label"]]
+
+
 def _distinct(frame: pd.DataFrame) -> pd.DataFrame:
     """Content that a given test split holds twice, perhaps under two labels, is no evidence."""
     return frame[~frame["id"].duplicated(keep=False)]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from tasks import dvc_files, params_file
 from tasks import params as parameters
-from tasks import params_file
 from tasks.errors import ParamsError
 from tasks.records import DataSummary, Project, Tuning
 from tasks.redaction import redact
@@ -102,12 +102,14 @@ def _commit(root: Path) -> dict[str, str]:
 
 
 def _dvc_tags(root: Path, wanted: list[str]) -> dict[str, str]:
-    """Hashes of what `.dvc` files beside the data track, and of the `wanted` in `dvc.lock`.
+    """Hashes of what the `.dvc` files of the data track, and of the `wanted` in `dvc.lock`.
 
     An output counts when it is wanted, holds what is wanted, or lies in a folder that is.
     """
     digests = {
-        f"data/{path}": md5 for file in (root / "data").glob("*.dvc") for path, md5 in _outs(file)
+        (file.parent.relative_to(root) / path).as_posix(): md5
+        for file in dvc_files.of_data(root)
+        for path, md5 in _outs(file)
     }
     for path, md5 in _outs(root / "dvc.lock"):
         if any(_overlap(path, other) for other in wanted):

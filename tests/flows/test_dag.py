@@ -161,7 +161,7 @@ def test_a_missing_input_is_named(project: Project) -> None:
         pytest.raises(ThawlineError, match=r"data/raw\.txt does not exist.*prepare\.data"),
         repository.opened(project) as repo,
     ):
-        repository.pull_missing_inputs(repo)
+        repository.pull_inputs(repo)
 
 
 def test_a_tracked_input_comes_from_the_remote(project: Project) -> None:
@@ -176,7 +176,7 @@ def test_a_tracked_input_comes_from_the_remote(project: Project) -> None:
     (project.root / "data/raw.txt").unlink()
     shutil.rmtree(project.root / ".dvc/cache")
     with repository.opened(project) as repo:
-        assert repository.pull_missing_inputs(repo) == ["data/raw.txt"]
+        assert repository.pull_inputs(repo) == ["data/raw.txt"]
     assert (project.root / "data/raw.txt").read_text() == "hello\n"
 
     (project.root / "data/raw.txt").unlink()
@@ -186,7 +186,7 @@ def test_a_tracked_input_comes_from_the_remote(project: Project) -> None:
         pytest.raises(ThawlineError, match=r"neither here nor in its remote.*dvc pull"),
         repository.opened(project) as repo,
     ):
-        repository.pull_missing_inputs(repo)
+        repository.pull_inputs(repo)
 
 
 def test_a_parameter_that_dvc_would_miss_is_named_with_its_default(project: Project) -> None:

@@ -55,7 +55,7 @@ def test_a_dirty_tree_stays_and_only_the_data_version_is_committed(project: Proj
     names = git(project.root, "ls-tree", "--name-only", BRANCH).splitlines()
     assert "notes.txt" not in names and "dvc.lock" in names
     assert git(project.root, "log", "-1", "--format=%s", BRANCH) == "Retrained: promoted"
-    assert data_branch.commit(project, BRANCH, "again") is None  # nothing has changed
+    assert data_branch.commit(project, BRANCH, "again") == made  # nothing has changed
 
 
 def test_the_branch_follows_the_code_and_keeps_its_history(project: Project) -> None:
@@ -82,6 +82,14 @@ def test_without_a_repository_nothing_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("x\n")
     data_branch.check(Project(tmp_path), BRANCH)
     assert data_branch.commit(Project(tmp_path), BRANCH, "one") is None
+
+
+def test_what_git_refuses_is_told_and_done_once_it_is_mended(project: Project) -> None:
+    git(project.root, "branch", "thawline")  # no branch can lie below another
+    with pytest.raises(ThawlineError, match=r"did not take the data version .*'refs/heads/thawli"):
+        data_branch.commit(project, BRANCH, "one")
+    git(project.root, "branch", "--delete", "thawline")
+    assert data_branch.commit(project, BRANCH, "one") == git(project.root, "rev-parse", BRANCH)
 
 
 def test_two_at_once_lose_nothing(project: Project) -> None:

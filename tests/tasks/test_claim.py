@@ -46,6 +46,15 @@ def test_what_was_judged_is_not_judged_every_night_again() -> None:
     assert replace(tonight, params="new").judged([kept]) is None
 
 
+def test_what_was_begun_here_and_has_no_end_is_unfinished() -> None:
+    tonight = replace(CLAIM, slot="tonight", deployment="by hand")
+    assert tonight.unfinished([entry(KEPT), entry(BEGUN), entry(PROMOTION, None)])
+    assert not tonight.unfinished([])
+    assert not tonight.unfinished([entry(BEGUN), entry(KEPT)])
+    for change in ({"data": "new"}, {"params": "new"}, {"host": "b"}, {"project": "/there"}):
+        assert not replace(tonight, **change).unfinished([entry(BEGUN)])
+
+
 def test_the_last_slot_is_that_of_the_deployment() -> None:
     entries = [entry(SKIPPED), entry(KEPT, replace(CLAIM, deployment="x", slot="2027"))]
     entries.append(entry(BEGUN, replace(CLAIM, slot="2028")))  # killed: to be caught up

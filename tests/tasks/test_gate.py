@@ -248,6 +248,57 @@ def test_small_test_sets_are_judged_by_folds() -> None:
     assert "min_gain" in failed(of((replace(folded[0], predictions=broken), folded[1])))
 
 
+def folded(pair: tuple[Evidence, Evidence], tested: int) -> tuple[Evidence, Evidence]:
+    """Tested on the first few examples alone, and cross-validated on all."""
+    ours, theirs = (
+        replace(
+            each,
+            predictions=each.predictions.iloc[:tested],
+            folds=each.predictions.assign(fold=np.arange(len(each.predictions)) % 5),
+        )
+        for each in pair
+    )
+    return ours, theirs
+
+
+def test_folds_are_judged_where_both_have_the_example_under_one_label() -> None:
+    """Data that has grown, shrunk and been relabelled since has folds of its own."""
+    ours, theirs = folded(rivals(30, 4, 150), 40)
+    assert ours.folds is not None and theirs.folds is not None
+    relabelled = ours.folds.assign(label=ours.folds["label"].where(np.arange(150) != 100, "x"))
+    added = relabelled.iloc[:5].assign(id=["a", "b", "c", "d", "e"], group="new")
+    data = pd.concat([relabelled, added], ignore_index=True)
+    found = of((replace(ours, folds=data), replace(theirs, folds=theirs.folds.iloc[:140])))
+    numbers = found.rule("better").numbers
+    assert numbers["examples"] == 139 and numbers["only_challenger_right"] == 30
+    assert "on 139 cross-validated ones, " in found.rule("better").sentence
+    # Of all labels others, or of no example shared, the test set alone.
+    for other in (data.assign(label="x"), data.assign(id="x")):
+        alone = of((replace(ours, folds=other), theirs)).rule("better")
+        assert alone.numbers["examples"] == 40 and "40 test examples" in alone.sentence
+
+
+def test_what_is_in_no_fold_of_the_champion_still_counts() -> None:
+    """By folds on the old data nobody is better; on what has come since the challenger is."""
+    ours, theirs = folded(rivals(2, 2, 150), 40)
+    newer = [each.predictions.iloc[:30] for each in rivals(30, 0, 1000)]
+    newer = [each.assign(id="new " + each["id"], group="new " + each["id"]) for each in newer]
+    told = of(
+        (
+            replace(
+                ours,
+                predictions=pd.concat(
+                    [ours.predictions.assign(newest=False), newer[0].assign(newest=True)]
+                ),
+            ),
+            replace(theirs, predictions=pd.concat([theirs.predictions, newer[1]])),
+        ),
+        folds_below=1000,
+    ).rule("better")
+    assert told.numbers["examples"] == 180 and told.state == "passed"
+    assert "150 cross-validated ones and 30 newer test examples" in told.sentence
+
+
 def test_recipes_that_are_equally_good_are_not_told_apart_by_folds() -> None:
     found = simulation.cross_validated(100, generator(3))
     assert found["promote"] <= 0.025 + 3 * np.sqrt(0.025 / 100)

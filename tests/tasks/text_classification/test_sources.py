@@ -125,6 +125,31 @@ def test_what_is_neither_is_refused(tmp_path):
 # --- JSON Lines ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("label", [float("inf"), -float("inf"), 1e30])
+def test_a_number_that_names_no_class_is_told(tmp_path, label):
+    rows = [{"text": f"text {i}", "label": 1} for i in range(3)]
+    told = f"'label' is the number {label}, which names no class: write texts or whole numbers"
+    odd = {"text": "b", "label": label}
+    assert refused(json_lines(tmp_path, *rows, odd)) == f"r.jsonl, line 4: {told}"
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1.0, label]}), tmp_path / "r.parquet")
+    assert refused(tmp_path / "r.parquet") == f"r.parquet, row 2: {told}"
+    mixed = json_lines(tmp_path, {"text": "a", "label": "1"}, odd)
+    assert refused(mixed) == f"r.jsonl, line 2: {told}"
+    several = json_lines(tmp_path, *rows, {"text": "b", "label": [2, label]})
+    assert "line 4: a label is the number" in refused(several, label_separator="|")
+
+
+def test_a_whole_number_is_one_class_however_it_is_written(tmp_path):
+    values = [1, 1.0, "1", 2.5, "a", 3.0]
+    rows = [{"text": f"text {i}", "label": value} for i, value in enumerate(values)]
+    assert read(json_lines(tmp_path, *rows))["label"].tolist() == ["1", "1", "1", "2.5", "a", "3"]
+    lists = [{"text": "x", "label": label} for label in (["1", 2.0], [2, 1.0], ["a"])]
+    several = read(json_lines(tmp_path, *lists), label_separator="|")["label"]
+    assert several[0] == several[1] and "." not in several[0]
+    groups = [{"text": "x", "label": name, "group": n} for name, n in (("a", 1e30), ("b", 1.0))]
+    assert read(json_lines(tmp_path, *groups))["group"].tolist() == ["1e+30", "1.0"]
+
+
 def test_lines_of_json(tmp_path):
     path = written(
         tmp_path,
