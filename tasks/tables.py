@@ -26,7 +26,7 @@ from tasks.records import COLUMN
 
 NAMES = "names"
 _LISTS = (list, tuple, np.ndarray)  # of the labels of one example
-_FLOATS = (float, np.floating)
+_FLOATS: tuple[type[Any], ...] = (float, np.floating)
 EXACT = 2**53  # from here on, whole floats differ by more than 1
 BLOCK = 1 << 20  # bytes of a text file in memory at once
 WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how a text in UTF-16 begins
