@@ -12,7 +12,7 @@ from benchmarks import projects
 from benchmarks.arms.data import Data
 from benchmarks.arms.measured import Measured
 from tasks import files
-from tasks.records import Selection
+from tasks.records import Selection, Tuning
 
 PHASES = ("augment", "freeze", "tune", "train", "evaluate")
 
@@ -51,6 +51,7 @@ def run(data: Data, settings: dict[str, Any], seed: int, path: Path) -> None:
             "precision": trained["precision"],
             "steps": trained["steps"],
             "prefix_seconds": metrics["train.prefix_seconds"],
+            "tuned": Tuning.read(data.project.tuning).changed,
             "thaw_line": files.read_json(data.project.thaw_plan)["thaw_line"],
             "stages": {name: projects.cost(root, name) for name in (*before(data), *PHASES)},
         },

@@ -42,9 +42,7 @@ def test_prefect_reads_the_deployment_of_a_flow_that_exists() -> None:
     known = {name.replace("-", "_") for name in type(deployment).model_fields}
     assert given["deployments"][0].keys() <= known  # the model passes over a mistyped key
     assert deployment.work_pool is not None and deployment.work_pool.name == "thawline"
-    limit = deployment.concurrency_limit
-    assert limit is not None and not isinstance(limit, int)
-    assert (limit.limit, limit.collision_strategy) == (1, "ENQUEUE")
+    assert deployment.concurrency_limit is None  # a run that is paused would lose its slot, and end
     (schedule,) = deployment.schedules or []
     assert CronSchedule(cron=schedule.cron, timezone=schedule.timezone).cron == "0 3 * * *"
     assert deployment.entrypoint is not None
