@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from flows import board
+from flows import board, flow_runs
 from flows.process import still_runs
 from flows.run import is_held
 from flows.runner import noted_processes
@@ -91,6 +91,12 @@ def _flow_run(project: Project) -> Iterator[Orphan]:
             "flow run",
             f"Prefect's flow run {last.flow_run_id} was left RUNNING",
             "the next thawline run that has something to do marks it as crashed",
+        )
+    for lost in flow_runs.lost(project):
+        yield Orphan(
+            "flow run",
+            f"Prefect's flow run {lost} of a retraining was left as it was",
+            "the next scheduled retraining marks it as crashed",
         )
 
 

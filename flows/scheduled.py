@@ -15,7 +15,7 @@ from typing import Any
 from prefect import flow, get_client, get_run_logger, runtime  # noqa: TID253
 from rich.console import Console
 
-from flows import champion
+from flows import champion, flow_runs
 from flows.process import die_with_parent
 from flows.project import begin
 from flows.retrain import Retrained, Trigger
@@ -32,14 +32,23 @@ GIVES_WAY_TO = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "COMPLETED"]
 @flow(name="retrain", description=__doc__, persist_result=False)
 def retrain(project: str, force: bool = False, slot: str = "") -> Any:
     """Retrain the project in a folder; `slot`: the one that this run stands for, if not its own."""
-    from prefect.states import Completed, Failed
+    from prefect.states import Completed
 
     begin()
     die_with_parent()  # what serves the schedule, or a worker; the stages die with us
     at, log = Project(Path(project)), get_run_logger()
+    for run in flow_runs.close_lost(at):
+        log.info(f"flow run {run} was lost with its process, and counts as crashed from now on")
     trigger = _trigger(slot)
     if later := _later_slot(trigger.slot):
         return Completed(message=f"left to the later slot {later}")
+    with flow_runs.carried(at, str(runtime.flow_run.id)):
+        return _retrained(at, trigger, force, log)
+
+
+def _retrained(at: Project, trigger: Trigger, force: bool, log: Any) -> Any:
+    from prefect.states import Completed, Failed
+
     try:
         made = retrain_project(at, Console(stderr=True), trigger, force)
         for line in [*(made.advice.lines() if made.advice else []), *made.lines]:

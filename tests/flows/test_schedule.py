@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect import get_client
@@ -16,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.states import Cancelled, Completed, Crashed, Failed, Scheduled
 from rich.console import Console
 
-from flows import schedule, scheduled, watch
+from flows import flow_runs, orphans, schedule, scheduled, watch
 from flows.process import started_at
 from flows.schedule import Schedule
 from tasks import files, params_file, promotion
@@ -179,3 +182,34 @@ def test_a_fingerprint_sees_files_in_folders(project: Project, tmp_path: Path) -
     before = watch.fingerprint(project)
     (folder / "a/1.png").write_bytes(b"x")
     assert watch.fingerprint(project) != before
+
+
+KILLED = """\
+import os
+from pathlib import Path
+from flows import flow_runs
+from tasks.records import Project
+with flow_runs.carried(Project(Path({root!r})), {identity!r}):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_that_died_with_its_worker_counts_as_crashed(deployed: Deployed) -> None:
+    def run() -> str:
+        return str(deployed.client.create_flow_run_from_deployment(deployed.identity).id)
+
+    def state(identity: str) -> Any:
+        return deployed.client.read_flow_run(identity).state
+
+    project, dead, alive, gone = deployed.project, run(), run(), str(uuid4())
+    with flow_runs.carried(project, alive):
+        for identity in (dead, gone):
+            script = KILLED.format(root=str(project.root), identity=identity)
+            subprocess.run([sys.executable, "-c", script])
+        lost = {orphan.found for orphan in orphans.found(project) if orphan.kind == "flow run"}
+        assert len(lost) == 2 and any(dead in found for found in lost)
+        assert set(flow_runs.close_lost(project)) == {dead, gone}
+        assert state(dead).is_crashed() and state(alive).is_scheduled()
+        assert "promote --approve" in state(dead).message
+        assert flow_runs.close_lost(project) == []
+    assert flow_runs.lost(project) == []
