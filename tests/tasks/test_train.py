@@ -99,7 +99,7 @@ def test_every_strategy_ends_in_a_plain_network(project: Project, strategy: str)
     if plan.reading:
         weights = model.backbone.state_dict()
     assert {"inputs", "gradients", "update", "validation", "checkpoints"} == set(run.spent)
-    assert 0 < sum(run.spent.values()) < run.seconds
+    assert 0 < sum(run.spent.values()) < run.seconds + 0.1  # all of these are rounded
     assert run.frozen_before == run.frozen_after
     assert list(run.frozen_before) == [f"{i} {p.name}" for i, p in enumerate(plan.phases, 1)]
     loaded = plugins.load(problems, "image_classification").backbone(
