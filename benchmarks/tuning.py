@@ -5,8 +5,8 @@
 
 The same project trained with the repository's parameters, and with those that `tune` finds in a
 search of its fidelity `short`; several seeds, in turns. The search sees the training and validation
-examples alone, and keeps the written values unless another trial is better on the half of
-validation that the search did not look at. Images and texts as in benchmarks/peers.py and
+examples alone, and keeps the written values where its best trial does worse on the half of
+validation that it did not look at. Images and texts as in benchmarks/peers.py and
 benchmarks/texts.py. Finished runs are kept below --work. Writes tuning.json and tuning.md into
 benchmarks/results (with --quick into --work).
 """
@@ -25,6 +25,8 @@ from benchmarks.arms.runner import Arm, Run, Runner
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Interval, Summary
 from benchmarks.results_file import Results
+from tasks import params_file
+from tasks.params import get
 
 TEXTS = "movie_snippets"
 NAMES = (*peer_data.NAMES, TEXTS)
@@ -69,11 +71,17 @@ def measured(runner: Runner, data: Data, options: argparse.Namespace) -> dict[st
     return {
         "test_accuracy": [peers_report.interval(arm).__dict__ for arm in hits],
         "difference": peers_report.interval(*hits).__dict__,
-        "changed": [run.record["notes"]["tuned"] for run in changed],
+        "changed": [differing(data, run.record["notes"]["tuned"]) for run in changed],
         "training_cpu_seconds": statistics.median(run.record["cpu_seconds"] for run in default),
         "tuning_cpu_seconds": statistics.median(searched(run) for run in changed),
         "runs": [run.record for run in runs],
     }
+
+
+def differing(data: Data, tuned: dict[str, Any]) -> dict[str, Any]:
+    """Of the values that training got, those that are not the written ones."""
+    written = params_file.load(data.project.root)
+    return {path: value for path, value in tuned.items() if value != get(written, path)}
 
 
 def searched(run: Run) -> float:

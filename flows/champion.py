@@ -44,6 +44,8 @@ def ask_gate(
     found, note = judge(project, values, expected)
     if found is None:
         made = promotion.promote(project, values, CHAMPION, {})  # it is: nothing changes
+        if approved and made.to_version is not None:
+            _resume(project, values, made.to_version)
         return asdict(made), _lines(made)
     made = challenge.decide(project, values, found, approved, reason, asked=asked)
     if approved:

@@ -74,9 +74,15 @@ def advise(project: Project, console: Console) -> Advice:
         why = f"{name!r} has no champion yet that anything could be compared with"
         return Advice(None, None, Decision(decision.RETRAIN, [why], [], seconds))
     with held(project):
-        _update(project, values, champion, console)
+        _update(project, values, champion.backbone, console)
         found = since(project, values, champion)
     return Advice(champion.number, found, decision.decide(found, values.retrain, seconds))
+
+
+def prepare(project: Project, params: Params, console: Console) -> None:
+    """Bring the data alone up to date, where there is no champion to compare it with."""
+    with held(project):
+        _update(project, params, None, console)
 
 
 def since(project: Project, params: Params, champion: past.Champion) -> Changes:
@@ -95,10 +101,9 @@ def since(project: Project, params: Params, champion: past.Champion) -> Changes:
     return changes.compare(then, now, *options)
 
 
-def _update(project: Project, params: Params, champion: past.Champion, console: Console) -> None:
-    """Run what data and features need, as `thawline run` would, and nothing after."""
-    listed = champion.backbone in params.embed.backbones
-    wanted = f"embed@{champion.backbone}" if listed else "prepare"
+def _update(project: Project, params: Params, backbone: str | None, console: Console) -> None:
+    """Run what data and a backbone's features need, as `thawline run` would, and nothing after."""
+    wanted = f"embed@{backbone}" if backbone in params.embed.backbones else "prepare"
     versions.update(project.root)
     warm_start.ensure(project.root, params)
     with repository.opened(project) as repo:

@@ -6,15 +6,20 @@ for ever. Each is noted here while it lives, so that the next one can tell which
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.process import started_at, still_runs
 from tasks import files
 from tasks.records import Project
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 
 @contextmanager
@@ -24,6 +29,7 @@ def carried(project: Project, run_id: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     own = os.getpid()
     noted = {"host": socket.gethostname(), "pid": own, "started": started_at(own)}
+    noted["server"] = _server()
     files.write_json(path, noted)
     try:
         yield
@@ -37,25 +43,42 @@ def lost(project: Project) -> list[str]:
 
 
 def close_lost(project: Project) -> list[str]:
-    """Tell Prefect of the lost ones, as crashed; returns them. Asks the server of this process."""
+    """Tell Prefect of the lost ones, as crashed; returns those that the server of this process now
+    knows of."""
+    from prefect import get_client
+
+    closed = []
+    for identity in lost(project):
+        path = _folder(project) / f"{identity}.json"
+        # Whatever the server answers, it must not end the run that asks; the next one asks again.
+        with contextlib.suppress(Exception):
+            if files.read_json(path).get("server") != _server():
+                continue
+            with get_client(sync_client=True) as client:
+                _close(client, identity)
+            path.unlink(missing_ok=True)
+            closed.append(identity)
+    return closed
+
+
+def _close(client: SyncPrefectClient, identity: str) -> None:
     from uuid import UUID
 
-    from prefect import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    found = lost(project)
     message = "its process was killed; what a person is asked: thawline promote --approve"
-    with get_client(sync_client=True) as client:
-        for identity in found:
-            try:
-                state = client.read_flow_run(UUID(identity)).state
-            except ObjectNotFound:  # another server's, or deleted
-                state = None
-            if state is not None and not state.is_final():
-                client.set_flow_run_state(UUID(identity), Crashed(message=message), force=True)
-            (_folder(project) / f"{identity}.json").unlink(missing_ok=True)
-    return found
+    with contextlib.suppress(ObjectNotFound):  # somebody has deleted it
+        state = client.read_flow_run(UUID(identity)).state
+        if state is not None and not state.is_final():
+            client.set_flow_run_state(UUID(identity), Crashed(message=message), force=True)
+
+
+def _server() -> str:
+    """Where this process's Prefect server is."""
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value() or "")
 
 
 def _folder(project: Project) -> Path:

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -130,8 +129,8 @@ def _recipe(wanted: Wanted, problem: str, frame: pd.DataFrame, known: Labelling)
         return wanted.recipe, ""
     learned = frame["label"][frame["split"] != "test"]
     _, _, classes = labelling.pairs(learned, known.several)
-    rarest = min(Counter(classes.tolist()).values(), default=0)
-    name, why = recipes.chosen(len(learned), rarest, problem, known.several)
+    each = len(classes) // len(known.classes)
+    name, why = recipes.chosen(len(learned), each, problem, known.several)
     return name, f" ({why})"
 
 

@@ -98,6 +98,8 @@ def _retrained(
     advice = changes.advise(project, console)
     for line in advice.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if advice.champion is None:  # nothing was compared, so the data is not up to date yet
+        changes.prepare(project, params, console)
     wanted = _claim(project, trigger)
     why, skip = advice.decision.sentence, advice.decision.verdict == SKIP
     entries = promotion.entries(project, params)
@@ -117,6 +119,8 @@ def _retrained(
     decided, kind = {"decision": advice.decision.as_json()}, SKIPPED if skip else BEGUN
     claimed = promotion.claim(project, params, kind, wanted, decided, why)
     told = claimed.noticed
+    for line in told:  # at once: a stage may fail
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if former := claimed.former:
         return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice, lines=told)
     if skip:
@@ -173,7 +177,8 @@ def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> R
     """Record the data version, ask the gate, and do what it says."""
     branch = params.retrain.branch
     commit = data_branch.commit(project, branch, _message(params, claim))
-    unshared = sharing.push(project)  # before any other machine can see a new champion
+    # Before any other machine can see a new champion, but for the first, which `run` registers.
+    unshared = sharing.push(project)
     found, note = champion.judge(project, params)
     if found is None:  # registered as the first champion, or trained to the very same model
         first = advice.champion is None

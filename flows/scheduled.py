@@ -20,6 +20,7 @@ from flows.process import die_with_parent
 from flows.project import begin
 from flows.retrain import Retrained, Trigger
 from flows.retrain import retrain as retrain_project
+from tasks import params_file
 from tasks.errors import ThawlineError
 from tasks.records import Project
 
@@ -32,37 +33,41 @@ GIVES_WAY_TO = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "COMPLETED"]
 @flow(name="retrain", description=__doc__, persist_result=False)
 def retrain(project: str, force: bool = False, slot: str = "") -> Any:
     """Retrain the project in a folder; `slot`: the one that this run stands for, if not its own."""
-    from prefect.states import Completed
+    from prefect.states import Completed, Failed
 
     begin()
     die_with_parent()  # what serves the schedule, or a worker; the stages die with us
     at, log = Project(Path(project)), get_run_logger()
-    for run in flow_runs.close_lost(at):
-        log.info(f"flow run {run} was lost with its process, and counts as crashed from now on")
-    trigger = _trigger(slot)
-    if later := _later_slot(trigger.slot):
-        return Completed(message=f"left to the later slot {later}")
-    with flow_runs.carried(at, str(runtime.flow_run.id)):
-        return _retrained(at, trigger, force, log)
-
-
-def _retrained(at: Project, trigger: Trigger, force: bool, log: Any) -> Any:
-    from prefect.states import Completed, Failed
-
     try:
-        made = retrain_project(at, Console(stderr=True), trigger, force)
-        for line in [*(made.advice.lines() if made.advice else []), *made.lines]:
-            log.info(line)
-        sentence = _answered(at, made, log) if made.outcome == "waiting" else made.sentence
+        params_file.load(at.root)  # or it is no project, and nothing is to be written there
+        for run in flow_runs.close_lost(at):
+            log.info(f"flow run {run} was lost with its process, and counts as crashed from now on")
+        trigger = _trigger(slot)
+        if later := _later_slot(trigger.slot):
+            return Completed(message=f"left to the later slot {later}")
+        with flow_runs.carried(at, str(runtime.flow_run.id)):
+            return Completed(message=_retrained(at, trigger, force, log))
     except ThawlineError as error:
         return Failed(message=str(error))
-    return Completed(message=sentence)
+
+
+def _retrained(at: Project, trigger: Trigger, force: bool, log: Any) -> str:
+    made = retrain_project(at, Console(stderr=True), trigger, force)
+    for line in [*(made.advice.lines() if made.advice else []), *made.lines]:
+        log.info(line)
+    return _answered(at, made, log) if made.outcome == "waiting" else made.sentence
 
 
 def _trigger(slot: str) -> Trigger:
     run, name = runtime.flow_run, runtime.deployment.name
-    own = run.scheduled_start_time.astimezone(UTC).isoformat(timespec="seconds")
-    return Trigger(f"deployment {name}" if name else "by Prefect", slot or own, str(run.id))
+    try:
+        due = datetime.fromisoformat(slot) if slot else run.scheduled_start_time
+    except ValueError:
+        raise ThawlineError(
+            f"the slot {slot!r} is no time; write it as 2026-11-28T03:00:00+00:00, or leave it out"
+        ) from None
+    own = due.astimezone(UTC).isoformat(timespec="seconds")
+    return Trigger(f"deployment {name}" if name else "by Prefect", own, str(run.id))
 
 
 def _later_slot(slot: str) -> str | None:

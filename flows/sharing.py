@@ -78,4 +78,6 @@ def _leads_elsewhere(project: Project) -> bool:
         name = repo.config["core"].get("remote")
         url = str(repo.config["remote"].get(name, {}).get("url", "")) if name else ""
     is_folder = "://" not in url
-    return bool(url) and not (is_folder and Path(url).resolve().is_relative_to(project.root))
+    return bool(url) and not (
+        is_folder and Path(url).resolve().is_relative_to(project.root.resolve())
+    )

@@ -136,10 +136,16 @@ def _require_asked(entries: list[Entry], found: Judgement, asked: int | None) ->
     wanted = [entry for entry in open_ if asked in (None, entry.number)]
     about = [entry for entry in wanted if entry.evidence.get("challenger") == number]
     if not about:
+        next_step = "ask the gate with: thawline promote"
+        if open_:
+            other = (wanted or open_)[0].evidence.get("challenger")
+            next_step = (
+                f"the question was about version {other}, and to promote that one: thawline "
+                f"promote --version {other} --reason TEXT"
+            )
         raise ThawlineError(
             f"nobody was asked about version {number} of {name!r} against the champion of now, so "
-            "there is nothing to approve and nothing was changed; ask the gate with: thawline "
-            f"promote, or decide alone with: thawline promote --version {number}"
+            f"there is nothing to approve and nothing was changed; {next_step}"
         )
     then = Verdict.from_json(about[0].evidence["verdict"])
     if _states(then) != _states(found.verdict):

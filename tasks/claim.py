@@ -15,6 +15,7 @@ from typing import Any
 from tasks.ledger import BEGUN, CHAMPION, KEPT, SKIPPED, WAITING, Entry
 
 KEY = "retraining"  # in the evidence of an entry
+TRIES = 3  # of a retraining that comes to no end
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,19 @@ class Claim:
         return None
 
     def unfinished(self, entries: Sequence[Entry]) -> bool:
-        """Whether it was begun here, of the same data and parameters, and came to no end."""
-        names = ("data", "params", "host", "project")
+        """Whether it was begun here, of the same data and parameters, and came to no end anywhere.
+
+        What has come to none in `TRIES` tries is left alone, as it will not come to one by itself.
+        """
+        begun = 0
         for entry in reversed(entries):
             other = entry.evidence.get(KEY)
-            if other and all(other[name] == getattr(self, name) for name in names):
-                return entry.kind == BEGUN
-        return False
+            if not other or (other["data"], other["params"]) != (self.data, self.params):
+                continue
+            if entry.kind != BEGUN:
+                break
+            begun += self._is_here(entry)
+        return 0 < begun < TRIES
 
     def _is_same(self, other: dict[str, Any] | None) -> bool:
         names = ("deployment", "slot", "data")

@@ -95,11 +95,13 @@ def size(path: Path) -> int:
 
 
 def newest(path: Path) -> float:
-    """When a file, or the last of all in a folder, was changed: seconds since the epoch."""
+    """When a file, or the last of all in a folder, was changed or came: seconds since the epoch."""
     found = 0.0
     for file in [path, *(path.rglob("*") if path.is_dir() else ())]:
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            found = max(found, file.stat().st_mtime)
+            status = file.stat()
+            # A copy may keep the time of its original; when it came here is another.
+            found = max(found, status.st_mtime, status.st_ctime)
     return found
 
 

@@ -151,7 +151,8 @@ def _by_seed(project: Project, params: Params, manifest: pd.DataFrame) -> dict[s
         what = f"seed {number + 1} of {params.repeat.seeds}"
         said = _predicted(project, seeded, rows, what)
         each.append(float(labelling.right(labels, said).mean()))
-        looks.note(project, manifest, f"repeat {_name(project, seeded, rows)}")
+        if number:  # the first is the project's own, which evaluate notes
+            looks.note(project, manifest, f"repeat {_name(project, seeded, rows)}")
     spread = float(np.std(each, ddof=1))
     found: dict[str, Any] = evidence.plain(
         {"examples": len(labels), "mean": float(np.mean(each)), "spread": spread, "each": each}

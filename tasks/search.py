@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LEAST_AGREEMENT, LEAST_PAIRS = 0.3, 5  # rank correlation, over so many trials, to go on pruning
 LADDER = ("head", "short", "full")
+MOST = 1000  # trials of a search that only its minutes end
 
 Values = dict[str, Any]
 
@@ -64,7 +65,7 @@ class Search:
     # Of a fidelity and values; raises `Diverged` or `Beyond`. Workers pickle it.
     judge: Callable[[str, Values], Judged]
     fidelity: str
-    trials: int  # at most; 0: as many as `minutes` allow
+    trials: int  # at most; 0: as many as `minutes` allow, up to `MOST`
     minutes: float | None
     seed: int
     workers: int = 1  # processes; with several, the order in which trials end changes what is tried
@@ -76,9 +77,9 @@ class Search:
         return LADDER[: LADDER.index(self.fidelity) + 1]
 
     @property
-    def most(self) -> float:
+    def most(self) -> int:
         """Trials, at most."""
-        return self.trials or math.inf
+        return self.trials or MOST
 
     def is_late(self, seconds: float) -> bool:
         return self.minutes is not None and seconds > 60 * self.minutes
@@ -147,7 +148,7 @@ def _in_parallel(search: Search, study: Study, advance: Advance) -> None:
         advance(new)
 
     while seen < search.most and not (seen and search.is_late(spent())):
-        before, count = seen, int(min(search.workers, search.most - seen))
+        before, count = seen, min(search.workers, search.most - seen)
         workers.run(functools.partial(_worker, search), count, search.threads, watch)
         watch()
         if seen == before:

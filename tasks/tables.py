@@ -285,9 +285,10 @@ def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Seri
                 f"{name}, {row}: {params.label_column!r} is a list; where examples have several "
                 'labels each, set prepare.label_separator, such as "|"'
             )
-        if (row := first(column.map(_is_no_name))) is not None:
-            odd = column[column.map(_is_no_name)].iloc[0]
-            raise DataError(_no_name(f"{name}, {row}: {params.label_column!r}", odd))
+        odd = pd.Series([_is_no_name(value) for value in column], column.index, dtype=bool)
+        if (row := first(odd)) is not None:
+            found = column[odd].iloc[0]
+            raise DataError(_no_name(f"{name}, {row}: {params.label_column!r}", found))
         return _filled(text(column), params.label_column, name)
     texts = text(column.where(~lists, None))
     labels = [

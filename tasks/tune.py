@@ -21,7 +21,7 @@ from tasks.metrics import Bootstrap
 from tasks.params import NEVER_CHANGES_A_RESULT, Params, get
 from tasks.params import replace as replace_params
 from tasks.records import Project, ThawPlan, Tuning
-from tasks.search import Beyond, Search
+from tasks.search import LADDER, Beyond, Search
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
 
@@ -120,7 +120,9 @@ def _confirmed(
     """The values to train with, why, and how the best trial does on the half of validation that the
     search did not see: `examples`, `accuracy`, and beside the written values a `Comparison`, or
     `uncompared`: why there is none."""
-    best, written, halves = _best(trials), _written(params), ladder.halves
+    # What is forgotten is measured at the highest fidelity alone.
+    rungs = 1 if params.tune.max_drop is None else LADDER.index(params.tune.fidelity) + 1
+    best, written, halves = _best(trials, rungs), _written(params), ladder.halves
     why = _praise(best, trials, params)
     options, groups = params.evaluate, metrics.group_index(halves.groups[halves.confirm])
     resamples = Bootstrap(groups, options.bootstrap, options.confidence, params.seed)
@@ -182,14 +184,14 @@ def _right_as_written(
     return None, f"the written values are beyond {limit}, so there is nothing to compare it with"
 
 
-def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _best(trials: Sequence[dict[str, Any]], rungs: int = 1) -> dict[str, Any]:
     """The trial of the lowest loss at the highest fidelity, within all limits.
 
-    Raises `ThawlineError` where none is within.
+    `rungs`: fidelities that it must have climbed. Raises `ThawlineError` where none is within.
     """
-    within = [trial for trial in trials if not trial["beyond"]]
+    within = [t for t in trials if not t["beyond"] and len(t["losses"]) >= rungs]
     if not within:
-        limits = ", ".join(sorted({trial["beyond"] for trial in trials}))
+        limits = ", ".join(sorted({t["beyond"] for t in trials if t["beyond"]})) or "all limits"
         raise ThawlineError(
             f"none of {len(trials)} tuning trials is within {limits}; raise a limit, or let "
             "tune.space reach values that keep it"

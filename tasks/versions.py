@@ -16,7 +16,7 @@ from tasks.errors import ThawlineError
 CODE_FILE = "code.yaml"
 
 VERSIONS = {
-    "prepare": 1,
+    "prepare": 2,
     "augment": 4,
     "embed": 5,
     "select": 9,

@@ -12,6 +12,7 @@ computed again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -222,8 +223,8 @@ class Way:
         body = self.network.run(self.line, -1)
         # Of nearly one size, as batch norms weigh all batches alike, and of one example they have
         # no statistics.
-        parts = len(order) // max(2, self.setup.params.embed.batch_size)
-        batches = np.array_split(order, max(1, parts))
+        parts = math.ceil(len(order) / self.setup.params.embed.batch_size)
+        batches = np.array_split(order, max(1, min(parts, len(order) // 2)))
         for chosen, inputs in zip(batches, feed.batches(batches, 0), strict=True):
             with torch.no_grad(), self.setup.compute.autocast():
                 top = body(inputs)

@@ -157,7 +157,7 @@ class Problem(Protocol):
 
     @property
     def FEW_EACH(self) -> Mapping[str, int]:
-        """Recipe → examples of the rarest class below which a new project gets it, fewest first;
+        """Recipe → examples a class, on average, below which a new project gets it, fewest first;
         none: the number of all examples alone decides."""
         ...
 

@@ -45,15 +45,15 @@ def values(name: str, problem: str = problems.DEFAULT) -> dict[str, Any]:
     return tree | problems.load(problem).recipe(name)
 
 
-def chosen(examples: int, rarest: int, problem: str, several: bool = False) -> tuple[str, str]:
+def chosen(examples: int, each: int, problem: str, several: bool = False) -> tuple[str, str]:
     """The recipe for a size of data, and why, in words.
 
-    `examples`: those not given as test; `rarest`: of them, those of the rarest class; `several`:
-    whether one may have several labels, of which no contrast can be made.
+    `examples`: those not given as test; `each`: how many of them a class has, on average;
+    `several`: whether one may have several labels, of which no contrast can be made.
     """
     for name, most in problems.load(problem).FEW_EACH.items():
-        if rarest < most and not (several and values(name, problem)["train.contrast"]):
-            return name, f"for fewer than {most:,} examples of the rarest class, here {rarest:,}"
+        if each < most and not (several and values(name, problem)["train.contrast"]):
+            return name, f"for fewer than {most:,} examples a class, here {each:,}"
     if examples < FEW:
         return "small_data", f"for fewer than {FEW:,} examples to learn from, here {examples:,}"
     return "standard", f"for {FEW:,} examples to learn from and more"

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from flows import changes, past, repository
 from tasks.decision import RETRAIN
@@ -131,3 +132,13 @@ def test_an_import_is_brought_up_to_its_source(tmp_path: Path) -> None:
         pytest.raises(ThawlineError, match=r"data/raw\.txt cannot be brought up to its source"),
     ):
         repository.update_imports(repo)
+
+
+def test_data_is_brought_up_to_date_where_there_is_no_champion(project: Project) -> None:
+    params = trained_project.params()
+    changes.prepare(project, params, Console(quiet=True))
+    assert (project.root / "out/prepared.txt").read_text() == "HELLO\n"
+    assert not (project.root / "out/features").exists()
+    (project.root / "data/raw.txt").write_text("later\n")
+    changes.prepare(project, params, Console(quiet=True))
+    assert (project.root / "out/prepared.txt").read_text() == "LATER\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -98,8 +100,7 @@ def record(project: Project, text: str) -> None:
 
 def pull(project: Project) -> list[str]:
     """`git pull`, some time after the data was last brought."""
-    raw = project.root / "data/raw.txt"
-    os.utime(raw, (raw.stat().st_atime, raw.stat().st_mtime - 10))
+    time.sleep(0.1)
     git(project.root, "pull", "--quiet")
     with repository.opened(project) as repo:
         return repository.pull_inputs(repo)
@@ -136,3 +137,16 @@ def test_what_was_changed_over_data_that_is_here_is_used(first: Project) -> None
     with repository.opened(first) as repo:
         assert repository.pull_inputs(repo) == []
     assert raw.read_text() == "more\n"
+
+
+def test_earlier_data_that_somebody_put_back_is_used(first: Project) -> None:
+    """Though the copy has the time of then."""
+    raw, kept = first.root / "data/raw.txt", first.root / "kept.txt"
+    shutil.copy2(raw, kept)
+    record(first, "later\n")
+    time.sleep(0.1)
+    raw.unlink()
+    shutil.copy2(kept, raw)
+    with repository.opened(first) as repo:
+        assert repository.pull_inputs(repo) == []
+    assert raw.read_text() == kept.read_text() != "later\n"

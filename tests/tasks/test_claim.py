@@ -51,6 +51,9 @@ def test_what_was_begun_here_and_has_no_end_is_unfinished() -> None:
     assert tonight.unfinished([entry(KEPT), entry(BEGUN), entry(PROMOTION, None)])
     assert not tonight.unfinished([])
     assert not tonight.unfinished([entry(BEGUN), entry(KEPT)])
+    elsewhere = entry(KEPT, replace(CLAIM, host="b"))
+    assert not tonight.unfinished([entry(BEGUN), elsewhere])  # another machine has done it
+    assert tonight.unfinished([entry(BEGUN)] * 2) and not tonight.unfinished([entry(BEGUN)] * 3)
     for change in ({"data": "new"}, {"params": "new"}, {"host": "b"}, {"project": "/there"}):
         assert not replace(tonight, **change).unfinished([entry(BEGUN)])
 

@@ -43,8 +43,8 @@ def test_a_recipe_is_chosen_by_how_much_there_is_to_learn_from() -> None:
     few = problems.load(TEXTS).FEW_EACH
     assert [*few] == ["few_shot", "contrastive"] and [*few.values()] == sorted(few.values())
 
-    def chosen(examples: int, rarest: int, problem: str = TEXTS, several: bool = False) -> str:
-        return recipes.chosen(examples, rarest, problem, several)[0]
+    def chosen(examples: int, each: int, problem: str = TEXTS, several: bool = False) -> str:
+        return recipes.chosen(examples, each, problem, several)[0]
 
     handful, some = few.values()
     assert chosen(2 * handful, handful - 1) == chosen(5000, 1) == "few_shot"

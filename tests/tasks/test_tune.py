@@ -317,3 +317,18 @@ def test_a_head_that_starts_near_its_end_takes_few_steps(
         steps.clear()
         ladder.judge("head", values)
         assert len(steps) == wanted
+
+
+def test_what_may_be_forgotten_is_measured_before_a_trial_is_taken() -> None:
+    def trial(number: int, beyond: str = "", **losses: float) -> dict[str, Any]:
+        *_, last = losses.values()
+        known = {"number": number, "beyond": beyond, "pruned": len(losses) < 3}
+        return {**known, "losses": losses, "validation_loss": last}
+
+    ended = trial(0, head=0.9, short=0.1)
+    beyond = trial(1, "tune.max_drop", head=0.5, short=0.4)
+    whole = trial(2, head=0.8, short=0.7, full=0.6)
+    assert tune._best([ended, beyond])["number"] == 0
+    assert tune._best([ended, beyond, whole], rungs=3)["number"] == 2
+    with pytest.raises(ThawlineError, match=r"within tune\.max_drop"):
+        tune._best([ended, beyond], rungs=3)
