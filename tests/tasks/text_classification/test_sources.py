@@ -117,6 +117,16 @@ def test_a_column_of_numbers_is_not_the_one_with_the_texts(tmp_path):
     assert "not a readable Parquet file" in refused(tmp_path / "bad.parquet")
 
 
+def test_labels_that_parquet_keeps_as_categories_are_read(tmp_path):
+    def kept(*labels):
+        frame = pd.DataFrame({"text": list("abc"), "label": pd.Categorical(labels)})
+        frame.to_parquet(tmp_path / "r.parquet")
+        return tmp_path / "r.parquet"
+
+    assert read(kept("x", "x", "y"))["label"].tolist() == ["x", "x", "y"]
+    assert "one class only ('x')" in refused(kept("x", "x", "x"))
+
+
 def test_what_is_neither_is_refused(tmp_path):
     assert "neither a folder nor a .csv" in refused(written(tmp_path, "r.zip", "PK"))
     assert "does not exist" in refused(tmp_path / "nowhere.csv")
