@@ -92,10 +92,11 @@ def loop_steps_a_second(setup: Setup) -> tuple[float, int]:
     return steps / (time.perf_counter() - begun), steps
 
 
-def against_ceiling(project: Project, fraction: float, rounds: int) -> dict[str, Any]:
-    """Loop and ceiling in turns, for one thaw line."""
+def made(project: Project, fraction: float, threads: int) -> Ceiling:
+    """The ceiling of a project's training at one thaw line, its network at the start."""
     projects.restore(project.root)
-    projects.change(project.root, {"freeze.thaw_fraction": fraction, "train.epochs": 1})
+    line = {"freeze.thaw_fraction": fraction, "train.epochs": 1, "threads": threads}
+    projects.change(project.root, line)
     projects.run(project.root, "freeze", "tune")
     params = params_file.load(project.root)
     plan = ThawPlan.read(project.thaw_plan)
@@ -106,7 +107,13 @@ def against_ceiling(project: Project, fraction: float, rounds: int) -> dict[str,
     targets = setup.targets["train"][: settings.batch_size]
     first = torch.arange(len(targets)).numpy()
     [inputs] = setup.data(0).train.batches([first], 0)
-    ceiling = Ceiling(setup, inputs, targets)
+    return Ceiling(setup, inputs, targets)
+
+
+def against_ceiling(project: Project, fraction: float, rounds: int, threads: int) -> dict[str, Any]:
+    """Loop and ceiling in turns, for one thaw line."""
+    ceiling = made(project, fraction, threads)
+    setup, plan = ceiling.setup, ceiling.setup.plan
     turns = []
     for turn in range(rounds + 1):  # the first warms up
         loop, steps = loop_steps_a_second(setup)
@@ -204,7 +211,7 @@ def main() -> None:
     options = _options()
     results = Results("ceiling", "Training from the cache against its ceiling", options.results)
     data = peer_data.make("fashion_mnist", options.work, options.quick)
-    loops = [against_ceiling(data.project, x, options.rounds) for x in FRACTIONS]
+    loops = [against_ceiling(data.project, x, options.rounds, options.threads) for x in FRACTIONS]
     runner = Runner.of(options)
     regimes = [(REGIMES[0][0], 2)] if options.quick else REGIMES
     caches = [cached_against_uncached(runner, data, options.seeds, *regime) for regime in regimes]
