@@ -213,9 +213,13 @@ def auto_choice(
 
 
 def test_auto_races_ever_deeper_lines_up_to_the_fraction() -> None:
+    others = [["head"], ["block5"], ["block4"], ["block2"], ["block1"]]
     raced = Raced(head=0.5)
     assert auto_choice(raced, thaw_fraction=1.0)[0] == ["head"]
-    assert raced.tried == [["head"], ["block5"], ["block4"], ["block2"], ["block1"], ["stem"]]
+    assert raced.tried == others  # all of it is dear, and the way there does not pay
+    raced = Raced(block1=0.5, stem=0.4)
+    assert auto_choice(raced, thaw_fraction=1.0)[0] == ["stem"]
+    assert raced.tried[:6] == [*others, ["stem"]]
     raced = Raced(block4=0.5)
     assert auto_choice(raced, thaw_fraction=0.2)[0] == ["block4"]
     assert raced.tried[:3] == [["head"], ["block5"], ["block4"]]
