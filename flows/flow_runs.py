@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from flows.process import started_at, still_runs
 from tasks import files
@@ -55,23 +56,27 @@ def close_lost(project: Project) -> list[str]:
             if files.read_json(path).get("server") != _server():
                 continue
             with get_client(sync_client=True) as client:
-                _close(client, identity)
+                _close(client, UUID(identity))
             path.unlink(missing_ok=True)
             closed.append(identity)
     return closed
 
 
-def _close(client: SyncPrefectClient, identity: str) -> None:
-    from uuid import UUID
-
-    from prefect.exceptions import ObjectNotFound
+def crashed(client: SyncPrefectClient, identity: UUID) -> None:
+    """Say of a flow run that its process was killed."""
     from prefect.states import Crashed
 
     message = "its process was killed; what a person is asked: thawline promote --approve"
+    client.set_flow_run_state(identity, Crashed(message=message), force=True)
+
+
+def _close(client: SyncPrefectClient, identity: UUID) -> None:
+    from prefect.exceptions import ObjectNotFound
+
     with contextlib.suppress(ObjectNotFound):  # somebody has deleted it
-        state = client.read_flow_run(UUID(identity)).state
+        state = client.read_flow_run(identity).state
         if state is not None and not state.is_final():
-            client.set_flow_run_state(UUID(identity), Crashed(message=message), force=True)
+            crashed(client, identity)
 
 
 def _server() -> str:

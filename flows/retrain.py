@@ -23,6 +23,7 @@ from flows.run import Busy, Wish, held, run
 from tasks import challenge, files, params_file, promotion, warm_start
 from tasks.claim import Claim
 from tasks.decision import SKIP
+from tasks.errors import ThawlineError
 from tasks.ledger import BEGUN, KEPT, PROMOTION, SKIPPED, WAITING
 from tasks.params import Params
 from tasks.records import DataSummary, Project
@@ -119,8 +120,6 @@ def _retrained(
     decided, kind = {"decision": advice.decision.as_json()}, SKIPPED if skip else BEGUN
     claimed = promotion.claim(project, params, kind, wanted, decided, why)
     told = claimed.noticed
-    for line in told:  # at once: a stage may fail
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if former := claimed.former:
         return Retrained("done before", f"Nothing to do: {former.sentence()}.", advice, lines=told)
     if skip:
@@ -128,7 +127,12 @@ def _retrained(
     start, because = _start(project, params, advice, cold)
     console.print(because, highlight=False, markup=False, soft_wrap=True)
     warm_start.write(project.root, start)
-    registration = run(project, Wish(), console).registration
+    try:
+        registration = run(project, Wish(), console).registration
+    except ThawlineError:
+        for line in told:  # the ledger has it, and nobody would be told again
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        raise
     made = _judged(project, params, advice, wanted)
     moved = registration.moved if registration else []
     return replace(made, lines=[*made.lines, *told, *moved])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from flows import notice
+from flows import flow_runs, notice
 from flows.process import started_at, still_runs
 from flows.watch import watching
 from tasks import claim, files, params_file, promotion
@@ -147,15 +147,13 @@ def _close_dead(identity: Any) -> None:
     """Runs whose process died with the former one that served them would stay as they are."""
     from prefect import get_client
     from prefect.client.schemas import filters
-    from prefect.states import Crashed
 
     left = {"type": {"any_": ["PENDING", "RUNNING", "PAUSED"]}}
     wanted = {"deployment_id": {"any_": [identity]}, "state": left}
-    message = "its process was killed; what a person is asked: thawline promote --approve"
     with get_client(sync_client=True) as client:
         chosen = filters.FlowRunFilter.model_validate(wanted)
         for run in client.read_flow_runs(flow_run_filter=chosen):
-            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            flow_runs.crashed(client, run.id)
 
 
 def _catch_up(

@@ -120,8 +120,8 @@ def _confirmed(
     """The values to train with, why, and how the best trial does on the half of validation that the
     search did not see: `examples`, `accuracy`, and beside the written values a `Comparison`, or
     `uncompared`: why there is none."""
-    # What is forgotten is measured at the highest fidelity alone.
-    rungs = 1 if params.tune.max_drop is None else LADDER.index(params.tune.fidelity) + 1
+    # What is forgotten is measured at `full` alone, which `max_drop` asks for.
+    rungs = 1 if params.tune.max_drop is None else len(LADDER)
     best, written, halves = _best(trials, rungs), _written(params), ladder.halves
     why = _praise(best, trials, params)
     options, groups = params.evaluate, metrics.group_index(halves.groups[halves.confirm])
