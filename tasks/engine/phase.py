@@ -77,12 +77,13 @@ class PhaseRun:
     def run(self) -> None:
         self.state.frozen_before.setdefault(self.name, digest(self.network.frozen()))
         done = self.state.phase_step
+        clock = time.perf_counter(), cpu_seconds()
         if not self.state.history:
-            clock = time.perf_counter(), cpu_seconds()
             self._judge(None, 0.0)  # epoch 0: a start in closed form may be the best there is
-            self._charge(*clock)
+        clock = self._charge(*clock)
         if not done:
             self._save()  # what to go back to, before the first step
+        self._charge(*clock)
         with progress(f"training, {self.phase.name}", self.epochs * self.steps_an_epoch) as go:
             go(done)
             for epoch in range(done // self.steps_an_epoch, self.epochs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ def test_a_mapped_tensor_takes_no_anonymous_memory_and_leaves_nothing(tmp_path: 
 
 
 def test_peak_memory_sees_what_is_allocated() -> None:
+    gc.collect()  # what other tests left would be given back while this one counts
     with PeakMemory(0.01) as memory:
         before = memory.mb
-        values = torch.ones(2**24)
-        assert memory.mb - before == pytest.approx(64, abs=8)
+        values = torch.ones(2**26)
+        assert memory.mb - before == pytest.approx(256, abs=32)
         del values
