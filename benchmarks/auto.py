@@ -1,59 +1,75 @@
 """What `freeze.strategy: auto` loses against a sweep of all depths, and what it saves.
 
-    .venv/bin/python -m benchmarks.auto --threads 1 --jobs 2     # 1.5 hours
+    .venv/bin/python -m benchmarks.auto --threads 1              # 2 hours
     .venv/bin/python -m benchmarks.auto --quick                  # 2 minutes
 
-The sweep trains with the thaw line at each tenth of the compute, and the head alone; `auto` races a
-few depths, up to all layers, and trains at the winner, its race charged. Data as in
-benchmarks/peers.py, seeds in turns. Finished runs are kept below --work. Writes auto.json and
-auto.md into benchmarks/results (with --quick into --work).
+The sweep trains with the thaw line at each tenth of the compute, and the head alone, lines that are
+the same once; `auto` races a few depths, up to all layers, and trains at the winner, its race
+charged. Images as in benchmarks/peers.py, texts as in benchmarks/texts.py, seeds in turns. Finished
+runs are kept below --work. Writes auto.json and auto.md into benchmarks/results (with --quick into
+--work).
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from pathlib import Path
 from typing import Any
 
-from benchmarks import peers_report
+from benchmarks import peers_report, texts
 from benchmarks.arms import data as peer_data
 from benchmarks.arms.data import Data
 from benchmarks.arms.runner import Arm, Run, Runner
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Summary
 from benchmarks.results_file import Results
+from tasks.records import Selection
+from tasks.thaw_strategies import _layers
 
 AUTO = Arm("auto", "thawline", {"freeze.strategy": "auto", "freeze.thaw_fraction": 1})
 HEAD = Arm("head_only", "thawline", {"freeze.strategy": "head_only"})
 TENTHS = range(1, 11)
+IMAGES, TEXTS = "fashion_mnist", "movie_snippets"
 
 
 def main() -> None:
-    options = parsed(benchmark_parser("auto", __doc__, seeds=3, data=peer_data.NAMES))
+    options = parsed(benchmark_parser("auto", __doc__, seeds=3, data=(IMAGES, TEXTS)))
     results = Results("auto", "The automatic thaw line against a sweep of depths", options.results)
     runner = Runner.of(options, jobs=options.jobs)
     values, lines = {}, []
     for name in options.data:
-        data = peer_data.make(name, options.work, options.quick)
+        data, described = made(name, options.work, options.quick)
         values[name] = measured(runner, data, options)
-        lines += [f"## {name}", "", f"{data.describe()}.", "", *table(values[name]), ""]
+        lines += [f"## {name}", "", described, "", *table(values[name]), ""]
     results.write({"data": values}, lines)
 
 
+def made(name: str, work: Path, quick: bool) -> tuple[Data, str]:
+    """A prepared data set and what it is."""
+    if name == TEXTS:
+        data = texts.make(name, work, texts.Draw(name, texts.LABELLED[quick], texts.TESTED[quick]))
+        return data, texts.describe(data)
+    data = peer_data.make(name, work, quick)
+    return data, f"{data.describe()}."
+
+
 def measured(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
-    tenths = [TENTHS[1], TENTHS[4]] if options.quick else TENTHS
-    sweep = [Arm(f"{t / 10:g}", "thawline", {"freeze.thaw_fraction": t / 10}) for t in tenths]
+    layers = Selection.read(data.project.selection).layers
+    depths = {_layers.line(layers, tenth / 10): f"{tenth / 10:g}" for tenth in TENTHS}
+    swept = list(depths.values())[: 2 if options.quick else None]
+    sweep = [Arm(depth, "thawline", {"freeze.thaw_fraction": float(depth)}) for depth in swept]
     arms = [HEAD, *sweep, AUTO]
     found: dict[str, list[Run]] = {}
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in arms]
     for run in runner.runs(data, wanted, "sweep"):
         found.setdefault(run.arm.label, []).append(run)
     auto = Summary(found.pop(AUTO.label))
-    swept = [Summary(runs) for runs in found.values()]
-    best = max(swept, key=lambda summary: float(summary.hits.mean()))
-    whole = sum(statistics.mean(costs(summary.runs)) for summary in swept)
+    summaries = [Summary(runs) for runs in found.values()]
+    best = max(summaries, key=lambda summary: float(summary.hits.mean()))
+    whole = sum(statistics.mean(costs(summary.runs)) for summary in summaries)
     return {
-        "rows": [row(summary) for summary in (*swept, auto)],
+        "rows": [row(summary) for summary in (*summaries, auto)],
         "best": best.label,
         "difference": peers_report.interval(auto.hits, best.hits).__dict__,
         "chosen": [run.record["notes"]["thaw_line"] for run in auto.runs],
