@@ -242,7 +242,7 @@ class TrainParams(Section):
     balance: Literal["none", "class_weights", "sampling", "focal"] = "none"
     dropout: Fraction | None = None
     stochastic_depth: Fraction | None = None
-    keep_close_to: Literal["none", "old_predictions"] = "none"
+    keep_close_to: Literal["none", "old_predictions", "source_head"] = "none"
     keep_weight: Positive = 1.0
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
@@ -446,7 +446,7 @@ def _unfit_for_several(train: TrainParams) -> Iterator[tuple[str, str]]:
     if train.contrast:
         yield "train.contrast", f"draws examples of one class together, {told}; set it to 0"
     if train.keep_close_to != "none":
-        reason = "old_predictions are those of a head for one class an example"
+        reason = f"{train.keep_close_to} is made for a head for one class an example"
         yield "train.keep_close_to", f"{reason}, {told}; set it to none"
     if train.head.init == "keep":
         reason = "keep takes over rows of a head for one class an example"

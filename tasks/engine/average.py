@@ -49,9 +49,15 @@ class Average:
 
 def moving(module: nn.Module) -> dict[str, Tensor]:
     """The parameters that learn and the buffers of parts in training mode, detached."""
-    found = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
-    for path, part in module.named_modules():
-        if part.training:
-            for key, buffer in part.named_buffers(recurse=False):
-                found[f"{path}.{key}".lstrip(".")] = buffer
-    return found
+    learning = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
+    return learning | statistics(module)
+
+
+def statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of parts in training mode, which each pass moves."""
+    return {
+        f"{path}.{key}".lstrip("."): buffer
+        for path, part in module.named_modules()
+        if part.training
+        for key, buffer in part.named_buffers(recurse=False)
+    }

@@ -14,6 +14,7 @@ from torch import Tensor
 from tasks.engine.ahead import ahead
 from tasks.engine.device import Compute
 from tasks.engine.lengths import Ragged, Values, take
+from tasks.engine.lengths import batches as batches_of
 from tasks.engine.prefix import Prefix
 
 Positions = npt.NDArray[np.int64]
@@ -69,6 +70,35 @@ class Refreshed:
 
     def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
         yield from Kept([self.keep(self.view(epoch))], self.compute).batches(positions, 0)
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """For each example what a network says of its class on average, as log-probabilities [n, m].
+
+    The relationship of old and new classes that Co-Tuning teaches (You et al., NeurIPS 2020), in
+    its direct form: the mean of the old probabilities over the training examples of each class.
+    """
+
+    means: Tensor  # [k, m]
+    targets: Tensor  # [n]
+    lengths: Positions | None = None
+
+    @classmethod
+    def of(cls, old: Feed, targets: Tensor, classes: int, batch_size: int) -> ByClass:
+        """From old logits [n, m], those of the first epoch's views."""
+        batches = batches_of(len(targets), batch_size, old.lengths)
+        total: Tensor | None = None
+        for chosen, logits in zip(batches, old.batches(batches, 0), strict=True):
+            said = logits.double().softmax(1)
+            total = said.new_zeros(classes, said.shape[1]) if total is None else total
+            total.index_add_(0, targets[torch.from_numpy(chosen)].to(said.device), said)
+        assert total is not None  # prepare refuses an empty split
+        return cls((total / total.sum(1, keepdim=True)).log().float(), targets)
+
+    def batches(self, positions: Iterable[Positions], epoch: int) -> Iterator[Tensor]:
+        for chosen in positions:
+            yield self.means[self.targets[torch.from_numpy(chosen)].to(self.means.device)]
 
 
 @dataclass(frozen=True)

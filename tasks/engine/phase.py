@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tasks.engine import checkpoint, labels, lengths, optimizer, schedule
-from tasks.engine.average import Average
+from tasks.engine.average import Average, statistics
 from tasks.engine.fold import folded
 from tasks.engine.network import Network, digest
 from tasks.engine.objective import Objective
@@ -55,7 +55,8 @@ class PhaseRun:
         self.network.learn(self.learned, trainer.frozen_norms, self.phase.learns)
         self.suffix = self.network.run(self.start)
         self.body, self.head, self.pool = self.suffix[:-1], self.suffix[-1], Pool()
-        self.old = data.old if self.params.keep_close_to == "old_predictions" else None
+        self.statistics = list(statistics(self.suffix).values())
+        self.old = data.old if self.params.keep_close_to != "none" else None
         self.examples = len(data.train_targets)
         self.batch = min(self.params.batch_size, self.examples)
         self.micro_batch = min(self.params.micro_batch or self.batch, self.batch)
@@ -187,6 +188,7 @@ class PhaseRun:
         the step stays that of the whole batch, but for batch norms that learn, which see the parts.
         """
         seed = _seed(self.trainer.seed, "step", self.state.phase, self.state.phase_step)
+        as_before = [statistic.clone() for statistic in self.statistics]
         while True:
             self.compute.seed(seed + self.ranks.rank)
             try:
@@ -207,6 +209,8 @@ class PhaseRun:
                         f"train.micro_batch to {math.ceil(size / 2)}"
                     ) from None
                 self.micro_batch = math.ceil(self.micro_batch / 2)
+                for statistic, value in zip(self.statistics, as_before, strict=True):
+                    statistic.copy_(value)  # some parts may have fitted
 
     def _accumulate(self, inputs: Tensor, targets: Tensor, before: Tensor | None) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -32,7 +32,7 @@ from tasks.engine import (
     stochastic_depth,
 )
 from tasks.engine.device import Compute, resolve
-from tasks.engine.feeds import Feed, Fresh, Kept, Refreshed
+from tasks.engine.feeds import ByClass, Feed, Fresh, Kept, Refreshed
 from tasks.engine.fold import folded
 from tasks.engine.lengths import Values
 from tasks.engine.loop import Trainer
@@ -114,7 +114,7 @@ class Setup:
         else:
             example = compute.send(examples.batch(rows["train"][:1], 0))
             network = Network.of(chain(model, head, example))
-            if settings.keep_close_to == "old_predictions":
+            if settings.keep_close_to != "none":
                 old = _old(backbone, example, compute)
         for phase in plan.phases:
             if phase.learns == "lora":
@@ -173,8 +173,11 @@ class Setup:
             if self.old is not None and line < len(self.network.names) - 1:  # else nothing moves
                 # Of the same views as the inputs, so they are kept where those are.
                 whole = self._prefix(self.old, len(self.old.names))
-                feed = self._feed("train", whole, index, keep)
-                old = OldPredictions(feed, self.old.modules[-1])
+                said = self._feed("train", whole, index, keep)
+                if self.settings.keep_close_to == "source_head":
+                    size = self.params.embed.batch_size
+                    said = ByClass.of(said, self.targets["train"], self.classes, size)
+                old = OldPredictions(said, self.old.modules[-1])
             self._data[index] = PhaseData(
                 train,
                 self.targets["train"],

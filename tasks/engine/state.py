@@ -13,7 +13,8 @@ from tasks.engine.prefix import Account
 
 @dataclass(frozen=True)
 class OldPredictions:
-    """What the pretrained network says of the training examples, with the head that says it."""
+    """What the pretrained network says of the training examples, or of their classes, with the head
+    that says it."""
 
     train: Feed  # logits [n, old classes] in place of inputs
     head: nn.Module  # reads what the new head reads; never learns

@@ -130,16 +130,19 @@ def judged(project: Project, state: dict[str, Tensor]) -> float:
     return float((called == manifest["target"].to_numpy()[rows]).mean())
 
 
+EVERYTHING: dict[str, Any] = {"freeze": {"strategy": "all", "learning_rate_fraction": 1.0}}
+
+
 @pytest.mark.parametrize(
-    "way_to_train",
-    [{}, {"freeze": {"strategy": "all", "learning_rate_fraction": 1.0}}],
-    ids=["kept views", "fresh views"],
+    ("way_to_train", "what"),
+    [({}, "old_predictions"), (EVERYTHING, "old_predictions"), (EVERYTHING, "source_head")],
+    ids=["kept views", "fresh views", "by class"],
 )
 def test_old_predictions_are_kept_when_asked(
-    project: Project, training: tuple[Setup, State], way_to_train: dict[str, Any]
+    project: Project, training: tuple[Setup, State], way_to_train: dict[str, Any], what: str
 ) -> None:
     recipe = {"epochs": 3, "batch_size": 8, "ema": 0.5, "learning_rate": 0.01, "mix": "none"}
-    keeping = recipe | {"keep_close_to": "old_predictions", "keep_weight": 50.0}
+    keeping = recipe | {"keep_close_to": what, "keep_weight": 50.0}
     setups = [
         trained(project, parameters(project.root, **way_to_train, train=section))[0]
         for section in (recipe, keeping)

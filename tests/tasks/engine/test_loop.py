@@ -221,6 +221,27 @@ def test_a_batch_that_does_not_fit_is_parted_and_the_step_taken(
     assert {16, 8, 4} <= set(tried)
 
 
+def test_statistics_of_parts_that_fitted_are_taken_back_where_one_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a batch norm would see those examples twice."""
+    recipe = {"epochs": 4, "micro_batch": 4}
+    expected, _ = fit(**recipe)
+    forward, whole = torch.nn.Linear.forward, []
+
+    def limited(module: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        if module.training and torch.is_grad_enabled() and len(inputs) == 8:
+            whole.append(inputs)
+            if len(whole) % 2 == 0:  # the second part of a phase's first step
+                raise torch.OutOfMemoryError("out of memory")
+        return forward(module, inputs)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", limited)
+    net, _ = fit(**recipe | {"micro_batch": 8})
+    assert len(whole) == 2 * len(training.phases())
+    assert all(torch.equal(value, net.state()[key]) for key, value in expected.state().items())
+
+
 def test_a_training_takes_as_many_epochs_as_it_is_given() -> None:
     for epochs in (4, 7):
         _, trainer = fit(epochs=epochs)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -232,3 +233,18 @@ def test_the_old_predictions_start_from_the_thaw_line(project: Project) -> None:
     inputs = setup.examples.batch(setup.rows["train"][:8], 1)
     logits = folded(setup.old.run(0))(inputs)
     assert torch.equal(data.old.train.views[0][:8], logits)
+
+
+def test_a_source_head_says_for_each_example_what_it_says_of_its_class(project: Project) -> None:
+    """The means of You et al. (2020), taken here with pandas from the kept logits."""
+    each = made(project, settings(freeze={"cache": "on"}), keep_close_to="old_predictions")
+    by_class = made(project, settings(freeze={"cache": "on"}), keep_close_to="source_head")
+    kept, means = each.data(0).old, by_class.data(0).old
+    assert kept is not None and isinstance(kept.train, Kept) and means is not None
+    said = pd.DataFrame(kept.train.views[0].double().softmax(1).numpy())  # type: ignore[union-attr]
+    expected = said.groupby(by_class.targets["train"].numpy()).transform("mean").to_numpy()
+    chosen = [np.array([3, 0]), np.array([5])]
+    for epoch in (0, 1):  # whatever view
+        found = list(means.train.batches(chosen, epoch))
+        for logits, positions in zip(found, chosen, strict=True):
+            assert logits.exp().numpy() == pytest.approx(expected[positions], rel=1e-5)
