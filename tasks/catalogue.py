@@ -77,6 +77,9 @@ class Weights(Section):
     licence: str
     pretraining: str
     accuracy: float | None = Field(None, ge=0, le=1)  # top-1 on it, as published
+    parameters: int
+    flops: int  # multiply-adds of one example's forward pass, in `side` …
+    side: str  # … pixels or tokens, as in pretraining
     file: str = ""
     sha256: Sha256 | None = None
     folder: str = ""
@@ -88,6 +91,13 @@ class Weights(Section):
         if bool(self.file and self.sha256) == bool(self.folder and self.files):
             raise ValueError("give file and sha256, or folder and files")
         return self
+
+    @property
+    def told(self) -> str:
+        """What it is and costs, in a line."""
+        size = f"{self.parameters / 1e6:.1f} million parameters"
+        cost = f"{self.flops / 1e9:.2f} billion multiply-adds at {self.side}"
+        return f"{self.title} ({size}, {cost}; {self.pretraining}; {self.licence})"
 
     @property
     def digest(self) -> str:

@@ -55,7 +55,7 @@ def weights(
     known = catalogue.known_weights()
     if not names:
         fit = {k: entry for k, entry in known.items() if problem in (None, entry.problem)}
-        _list({key: f"{entry.title} ({entry.licence})" for key, entry in fit.items()})
+        _list({key: entry.told for key, entry in fit.items()})
         return
     for name in names:
         meant = known[name].problem if name in known else problems.DEFAULT

@@ -23,11 +23,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tasks import catalogue, files, problems
 from tasks.catalogue import Catalogue, Source, Weights
+from tasks.engine.split import chain
 from tasks.errors import DataError, ThawlineError, UnknownName
+from tasks.params import EmbedParams
 from tasks.plugins import names
 from tests.tasks.embedded import SAMPLE, stored_sample
 from tests.tasks.image_classification.drawings import class_folders
@@ -113,6 +116,20 @@ def test_entries_are_complete():
     assert {"movie_snippets", "spam_assassin"} <= set(catalogue.known_data())
     known = set(catalogue.known_weights())
     assert {"mobilenet_v2", "tf_efficientnet_lite0", "minilm_l6"} <= known
+
+
+def test_sizes_and_costs_are_those_of_the_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv(catalogue.CACHE_FOLDER)  # the weights that other tests use too
+    for name, entry in catalogue.known_weights().items():
+        kept = EmbedParams(backbones=[name])
+        found = problems.load(entry.problem).backbone(name, kept, tmp_path)
+        side = int(entry.side.split()[0])
+        example = torch.ones(1, side, dtype=torch.long)
+        if entry.problem == "image_classification":
+            example = torch.zeros(1, 3, side, side)
+        layers = chain(found.model, found.head, example).layers
+        assert entry.parameters == sum(layer.parameters for layer in layers)
+        assert entry.flops == sum(layer.flops for layer in layers)
 
 
 def test_no_data_set_is_committed_by_mistake():
