@@ -1,8 +1,9 @@
 """Ridge classification in closed form, with exact leave-one-out scores.
 
 Leave-one-out residuals follow from the fit on all examples and their leverages, without refitting
-(Allen 1974; Golub, Heath and Wahba 1979). Features are read in pieces, so they may lie in a mapped
-file, and more examples take no more memory, but for their scores.
+(Allen 1974; Golub, Heath and Wahba 1979); where groups are left out, from their blocks of the hat
+matrix. Features are read in pieces, so they may lie in a mapped file, and more examples take no
+more memory, but for their scores.
 """
 
 from __future__ import annotations
@@ -29,63 +30,91 @@ class Ridge:
     """A linear classifier of features [n, d] in `classes` classes, the best of a grid."""
 
     accuracy: float  # leave-one-out
-    left_out: Doubles  # [n, classes]: each example's scores by the fit without it
+    left_out: Doubles  # [n, classes]: each example's scores by the fit without it, and its group
     weight: Doubles  # [classes, d], of the features as they came
     bias: Doubles  # [classes]
 
 
-def fit(features: Features, targets: Labels, classes: int, rows: Ints | None = None) -> Ridge:
+def fit(
+    features: Features,
+    targets: Labels,
+    classes: int,
+    rows: Ints | None = None,
+    groups: Ints | None = None,
+) -> Ridge:
     """Fit members [n, classes] on standardised features; the strength has the best accuracy.
 
     Of several labels, it has the least squared error: of many, hardly an answer is right as a
-    whole. The targets (`tasks.labelling`) are those of `rows` of the features, or of all.
+    whole. The targets (`tasks.labelling`) are those of `rows` of the features, or of all, and so
+    are `groups` [n] of examples that are left out together, such as near-duplicates.
     """
-    x = _Standardised(features, rows)
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        rows, targets = order if rows is None else rows[order], targets[order]
+        groups = groups[order]
+    x = _Standardised(features, rows, groups)
     y, several = labelling.members(targets, classes), targets.ndim == 2
     centre = y.mean(0)
     turned = (_wide if x.width > x.count else _tall)(x, y - centre)
-    right, leverages = np.zeros(len(_STRENGTHS)), np.empty((x.count, len(_STRENGTHS)))
-    missed = np.zeros(len(_STRENGTHS))
+
+    def left_out(chosen: slice, z: Doubles, strength: float) -> Doubles:
+        shrunk = 1 / (turned.squares + strength)
+        residual = y[chosen] - centre - z @ (turned.moments * shrunk[:, None])
+        leverage = z**2 @ shrunk + 1 / x.count  # the last term is the intercept's
+        without = residual / (1 - leverage)[:, None]
+        for group in x.groups_in(chosen):
+            hat = (z[group] * shrunk) @ z[group].T + 1 / x.count
+            without[group] = np.linalg.solve(np.eye(len(hat)) - hat, residual[group])
+        return y[chosen] - without
+
+    right, missed = np.zeros(len(_STRENGTHS)), np.zeros(len(_STRENGTHS))
     for chosen, z in turned.pieces():
-        shrunk = 1 / (turned.squares[:, None] + _STRENGTHS)  # [r, strengths]
-        leverages[chosen] = z**2 @ shrunk + 1 / x.count  # the last term is the intercept's
-        for i in range(len(_STRENGTHS)):
-            fitted = centre + z @ (turned.moments * shrunk[:, i, None])
-            left_out = _left_out(y[chosen], fitted, leverages[chosen, i])
-            said = labelling.answers(left_out, several)
+        for i, strength in enumerate(_STRENGTHS):
+            scores = left_out(chosen, z, strength)
+            said = labelling.answers(scores, several)
             right[i] += labelling.right(targets[chosen], said).sum()
-            missed[i] += ((y[chosen] - left_out) ** 2).sum() if several else 0
+            missed[i] += ((y[chosen] - scores) ** 2).sum() if several else 0
     best = int((-missed if several else right).argmax())  # the first of equals
+    scores = np.concatenate([left_out(*piece, _STRENGTHS[best]) for piece in turned.pieces()])
+    if groups is not None:
+        scores[order] = scores.copy()
     shrunk = turned.moments / (turned.squares + _STRENGTHS[best])[:, None]
     weight = turned.back(shrunk).T / x.scale
-    bias = centre - weight @ x.mean
-    scores = np.empty_like(y)
-    for chosen, part in x.pieces():
-        scores[chosen] = part @ weight.T + bias
-    left_out = _left_out(y, scores, leverages[:, best])
-    return Ridge(float(right[best] / x.count), left_out, weight, bias)
-
-
-def _left_out(y: Doubles, fitted: Doubles, leverage: Doubles) -> Doubles:
-    return y - (y - fitted) / (1 - leverage)[:, None]
+    return Ridge(float(right[best] / x.count), scores, weight, centre - weight @ x.mean)
 
 
 class _Standardised:
-    """Features [count, width] in doubles of mean 0 and spread 1, piece by piece."""
+    """Features [count, width] in doubles of mean 0 and spread 1, piece by piece.
 
-    def __init__(self, features: Features, rows: Ints | None) -> None:
+    `groups` [count], in order, are never cut in two.
+    """
+
+    def __init__(self, features: Features, rows: Ints | None, groups: Ints | None) -> None:
         self.features, self.rows = features, rows
         self.count = len(features) if rows is None else len(rows)
         self.width = features.shape[1]
+        own = np.arange(self.count) if groups is None else groups
+        self.starts, self.sizes = np.unique(own, return_index=True, return_counts=True)[1:]
         self.mean: Doubles = sum(part.sum(0) for _, part in self.pieces()) / self.count
         squares = sum(((part - self.mean) ** 2).sum(0) for _, part in self.pieces())
         self.scale: Doubles = np.sqrt(squares / self.count) + 1e-6
 
     def pieces(self) -> Iterator[tuple[slice, Doubles]]:
         """Some rows at a time, as they came."""
-        for chosen in _slices(self.count, self.width):
+        wanted = np.arange(0, self.count, max(1, _PIECE // self.width))
+        after = np.searchsorted(self.starts, wanted)
+        begins = np.unique(self.starts[after[after < len(self.starts)]])
+        for chosen in map(slice, begins, [*begins[1:], self.count]):
             rows = chosen if self.rows is None else self.rows[chosen]
             yield chosen, self.features[rows].astype(np.float64)
+
+    def groups_in(self, chosen: slice) -> list[slice]:
+        """Those of several examples, as places within a piece."""
+        several = (self.sizes > 1) & (self.sizes < self.count)  # without all, there is no fit
+        inside = (self.starts >= chosen.start) & (self.starts < chosen.stop)
+        found = np.flatnonzero(several & inside)
+        begins = self.starts[found] - chosen.start
+        return [slice(*ends) for ends in zip(begins, begins + self.sizes[found], strict=True)]
 
     def examples(self) -> Iterator[tuple[slice, Doubles]]:
         for chosen, part in self.pieces():

@@ -206,19 +206,21 @@ def _candidate(project: Project, embedding: Embedding, seed: int) -> Candidate:
     targets, groups = manifest["target"].to_numpy(np.int64), manifest["group"]
     rows = np.load(folder / embedding.rows)
     chosen = drawn(len(rows), seed)  # at most `MAX_EXAMPLES`
+    together = pd.factorize(groups.iloc[rows[chosen]])[0]
     truth = DataSummary.read(project.summary).labelling.truth(targets[rows[chosen]])
     depths = {}
     for layer in (each.name for each in embedding.layers if each.name in embedding.depths):
         kept = np.load(folder / embedding.depths[layer], mmap_mode="r")
         features = np.asarray(kept[chosen], np.float32)
-        depths[layer] = round(ridge.fit(features, truth, labelling.width(truth)).accuracy, 6)
+        solution = ridge.fit(features, truth, labelling.width(truth), groups=together)
+        depths[layer] = round(solution.accuracy, 6)
     return Candidate(
         backbone=embedding.backbone,
         parameters=sum(layer.parameters for layer in embedding.layers[:-1]),
         flops=sum(layer.flops for layer in embedding.layers),
         ridge=depths[embedding.deepest],
         # Of the last, the deepest.
-        knn=round(knn_accuracy(features, truth, pd.factorize(groups.iloc[rows[chosen]])[0]), 6),
+        knn=round(knn_accuracy(features, truth, together), 6),
         score=0.0,
         rank=0,
         licence=embedding.licence,

@@ -19,7 +19,7 @@ VERSIONS = {
     "prepare": 2,
     "augment": 4,
     "embed": 5,
-    "select": 9,
+    "select": 10,
     "inspect": 3,
     "freeze": 9,
     "tune": 11,

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV
 
 from tasks import ridge
 from tasks.engine import heads
@@ -56,6 +56,39 @@ def test_pieces_and_chosen_rows_change_nothing(
         assert found.accuracy == whole.accuracy
         for name in ("left_out", "weight", "bias"):
             np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 20), (25, 60)])
+def test_groups_are_left_out_whole(monkeypatch: pytest.MonkeyPatch, n: int, d: int) -> None:
+    features, targets = drawn(n, d)
+    groups = np.random.default_rng(2).integers(0, n // 3, n)  # of one, two, three …, in any order
+    monkeypatch.setattr(ridge, "_PIECE", 7 * min(n, d))
+    found = ridge.fit(features, targets, 3, groups=groups)
+    x = features.astype(float)
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    best = 0.0
+    for strength in ridge._STRENGTHS:
+        scores = np.empty((n, 3))
+        for group in np.unique(groups):
+            others = groups != group
+            model = Ridge(alpha=strength).fit(x[others], np.eye(3)[targets[others]])
+            scores[~others] = model.predict(x[~others])
+        accuracy = float((scores.argmax(1) == targets).mean())
+        if accuracy > best:
+            best, left_out = accuracy, scores
+    assert found.accuracy == pytest.approx(best)
+    np.testing.assert_allclose(found.left_out, left_out, atol=1e-7)
+
+
+def test_copies_of_an_example_do_not_vouch_for_it() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 4)
+    targets = rng.integers(0, 2, 40)[groups]  # nothing tells classes apart but whose copy it is
+    features = rng.normal(size=(40, 60))[groups] + 0.01 * rng.normal(size=(160, 60))
+    assert ridge.fit(features.astype("f4"), targets, 2).accuracy > 0.95
+    assert ridge.fit(features.astype("f4"), targets, 2, groups=groups).accuracy < 0.7
+    one = np.zeros(160, np.int64)
+    assert 0 <= ridge.fit(features.astype("f4"), targets, 2, groups=one).accuracy <= 1
 
 
 @pytest.mark.parametrize(("n", "d"), [(20_000, 100), (100, 20_000)])

@@ -96,6 +96,22 @@ def test_the_clearer_features_win_at_equal_cost(tmp_path: Path) -> None:
     assert "clear has the best score of 2 candidates" in found.why
 
 
+def test_near_duplicates_do_not_vouch_for_each_other(tmp_path: Path) -> None:
+    project = project_of(tmp_path, 240)
+    embed(project, "any", 0.0, 1000, width=60)
+    frame = pd.read_parquet(project.manifest)
+    groups = np.arange(240) // 8
+    targets = np.random.default_rng(0).integers(0, 3, 30)[groups]
+    frame.assign(target=targets, group=groups.astype(str)).to_parquet(project.manifest)
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(30, 60))[groups] + 0.01 * rng.normal(size=(240, 60))
+    rows = np.load(project.features("any") / "rows.npy")
+    np.save(project.features("any") / "deep.npy", features[rows].astype(np.float32))
+    [found] = chosen(project, ["any"]).candidates
+    assert found.ridge < 0.6
+    assert found.knn < 0.6
+
+
 def test_cost_counts_as_much_as_it_is_told_to(tmp_path: Path) -> None:
     project = project_of(tmp_path)
     embed(project, "small", 0.5, 1_000)
