@@ -8,7 +8,8 @@ for a retraining. The days stand in `benchmarks/days.py`, each with the outcomes
 After each, the champion is asked about official test images that no version of the data holds, as
 they are and through a shifted camera; so is a challenger that was kept out. Where the gate kept one
 out that was expected to be promoted, it is right if the sealed images show a class that loses more
-than `promote.class_margin`, beyond chance. Writes fortnight.json, .md and .svg into
+than `promote.class_margin`, beyond chance. At the end `thawline rollback` goes back through all
+champions, and is timed. Writes fortnight.json, .md and .svg into
 benchmarks/results (with --quick into --work). Nothing is kept of a run that was stopped.
 """
 
@@ -176,11 +177,14 @@ def lived(
             look()
         entries = here._ledger()
         whole = json.loads(_thawline(project.root, "status", "--json"))["registry"]["ledger"]
+        champions = len({day["champion"] for day in told if day["champion"]})
+        rollbacks = [rolled_back(project) for _ in range(champions - 1)]
     return {
         "days": told,
         "worse": fortnight_report.worse(told, here.answers),
         "ledger": [fortnight_report.line(entry) for entry in entries],
         "whole": whole["whole"],
+        "rollbacks": rollbacks,
         "sealed": {name: len(rows) for name, rows in sealed.items()},
         "settings": SETTINGS,
         "cron": CRON,
@@ -196,6 +200,15 @@ def made(folder: Path, data: Path) -> Project:
     for command in (["add", "--all"], ["commit", "--quiet", "--message", "a new project"]):
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
     return Project(folder)
+
+
+def rolled_back(project: Project) -> dict[str, Any]:
+    """Make the previous model the champion again; which it is, and the seconds of the command."""
+    begun = time.perf_counter()
+    _thawline(project.root, "rollback", "--reason", "to see how long it takes")
+    seconds = time.perf_counter() - begun
+    entries = promotion.entries(project, params_file.load(project.root))
+    return {"champion": champion_by(entries), "seconds": round(seconds, 1)}
 
 
 def learned(project: Project) -> int:

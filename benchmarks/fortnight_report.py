@@ -113,6 +113,9 @@ def lines(values: dict[str, Any]) -> list[str]:
     whole = "whole" if values["whole"] else "**not whole**"
     told += [f"The ledger's chain is {whole}. Its entries:", ""]
     told += [*map(_as_text, values["ledger"]), ""]
+    if values["rollbacks"]:
+        back = [f"{x['seconds']:.1f} s to version {x['champion']}" for x in values["rollbacks"]]
+        told += [f"`thawline rollback`, the whole command: {', '.join(back)}.", ""]
     told.append(
         f"All of it took {values['seconds'] / 60:.0f} minutes, the flow runs "
         f"{sum(seconds) / 60:.0f}; the longest {max(seconds):.0f} seconds."

@@ -127,6 +127,7 @@ def test_the_first_days_of_a_fortnight_go_right(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
     found = files.read_json(tmp_path / "quick/fortnight.json")
     assert [day["right"] for day in found["days"]] == [True] * QUICK_DAYS
+    assert [each["champion"] for each in found["rollbacks"]] == [1]
     assert found["whole"] and not any(each["worse"] for each in found["worse"])
     assert found["days"][-1]["hits"]["sealed"] > found["days"][0]["hits"]["sealed"]
     assert NAME in (tmp_path / "quick/fortnight.md").read_text()
