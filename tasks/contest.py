@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks import costs, freeze, metrics, race
-from tasks.params import FreezeParams, Params, TrainParams
+from tasks import costs, freeze, metrics, race, recipes
+from tasks.params import FreezeParams, Params
 from tasks.records import Project, Selection, ViewPolicy
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _round(
     cache = params.freeze.cache if params.freeze.cache != "on" else "auto"
     fixed = FreezeParams(cache=cache, cache_gigabytes=params.freeze.cache_gigabytes)
     plan = freeze.make(selection, fixed, policy)
-    recipe = TrainParams()
+    recipe = recipes.training(params.problem)
     setup = Setup.make(project, params, plan, recipe)
     right: Right = np.zeros(len(setup.targets["validation"]), bool)
     curve: list[float] = []

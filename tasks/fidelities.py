@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import ValidationError
 
 from tasks import embed, freeze, labelling, ridge, side_training
 from tasks.errors import ThawlineError
@@ -74,8 +75,12 @@ class Ladder:
         self.refused = self._refused()
 
     def judge(self, fidelity: str, values: dict[str, Any]) -> Judged:
-        """Raises `Diverged` when the training's loss is no longer finite, and `Beyond` a limit."""
-        params = replace_params(self.params, values)
+        """Raises `Diverged` when the training's loss is no longer finite, and `Beyond` a limit, or
+        where values that could be tried with others do not go together."""
+        try:
+            params = replace_params(self.params, values)
+        except ValidationError as error:
+            raise Beyond(".".join(map(str, error.errors()[0]["loc"])) or "train", 1.0) from None
         if beyond := self.refused.get(tuple(params.train.head.hidden)):
             raise Beyond(*beyond)
         if fidelity == "head":

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import tasks.thaw_strategies
-from tasks import plugins, race
+from tasks import plugins, race, recipes
 from tasks.errors import ThawlineError
-from tasks.params import FreezeParams, Params, TrainParams
+from tasks.params import FreezeParams, Params
 from tasks.records import Layer, Phase, Project, Reading, Selection, ThawPlan, ViewPolicy
 
 # Below so many multiply-adds for each byte at the thaw line (in 2-byte floats: others cost more to
@@ -30,14 +30,20 @@ def run(project: Project, params: Params) -> None:
         return
     standings: list[dict[str, Any]] = []
 
+    def planned(phases: Sequence[Phase]) -> ThawPlan:
+        # Of what freezes nothing there is nothing to keep, whatever is asked of the others.
+        freezes = any(start(selection.layers, phase) for phase in phases)
+        changes = {} if freezes else {"cache": "auto"}
+        return make(selection, params.freeze.model_copy(update=changes), policy, phases)
+
     def raced(tried: Sequence[Sequence[Phase]]) -> list[float]:
-        plans = [make(selection, params.freeze, policy, phases) for phases in tried]
+        plans = [planned(phases) for phases in tried]
         found = _race(project, params, plans)
         standings.extend(found)
         return race.losses(found)
 
     phases, why = strategy.choose(selection, params.freeze, raced)
-    plan = make(selection, params.freeze, policy, phases)
+    plan = planned(phases)
     if standings:
         race.check(standings)
         why = f"{why}: {race.told(standings)}"
@@ -45,10 +51,10 @@ def run(project: Project, params: Params) -> None:
 
 
 def _race(project: Project, params: Params, plans: Sequence[ThawPlan]) -> list[dict[str, Any]]:
-    """How each plan does in a short race with the default recipe."""
+    """How each plan does in a short race with the problem's standard recipe."""
     from tasks.engine.setup import Setup
 
-    recipe = TrainParams()
+    recipe = recipes.training(params.problem)
     setup = Setup.make(project, params, plans[0], recipe)
     # As many for all, also for those in steps, which need two.
     epochs = max(race.least_epochs(setup, recipe), 2)

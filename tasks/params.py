@@ -421,6 +421,13 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
             yield "augment.policy", f"{error} (it is {policy!r}); or give a list of transforms"
     if params.prepare.label_separator:
         yield from _unfit_for_several(params.train)
+    strategy = plugins.load(tasks.thaw_strategies, params.freeze.strategy)
+    if params.train.head.init == "keep" and hasattr(strategy, "reading"):
+        reason = f"keep takes over rows that read one layer, and {params.freeze.strategy!r} many"
+        yield "train.head.init", f"{reason}; set it to closed_form, or choose another strategy"
+    if params.freeze.reinitialise and hasattr(strategy, "choose"):
+        reason = f"starts layers anew, which {params.freeze.strategy!r} may leave frozen"
+        yield "freeze.reinitialise", f"{reason}; set it to 0, or choose a strategy such as all"
     before = epochs_before_the_last_phase(params.freeze)
     if before >= params.train.epochs:
         yield (
@@ -470,6 +477,8 @@ def _not_tunable(params: Params, path: str, tried: SearchRange) -> str:
             return "is no number; give choices instead of low and high"
         if path.split(".")[1] in NEVER_CHANGES_A_RESULT:
             return "never changes a result"
+        if "auto" in (tried.choices or []):
+            return "auto is found before the search; leave it out, or tune no rate"
         for end in tried.choices or (tried.low, tried.high):
             if isinstance(written, int) and isinstance(end, float) and end.is_integer():
                 end = int(end)

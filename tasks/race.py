@@ -42,7 +42,7 @@ def run(
     look: Look = lambda trained, state: None,
 ) -> list[dict[str, Any]]:
     """Train each briefly; `name`, `validation_loss` (None: it diverged) and `validation_accuracy`
-    of its best epoch, and `too_slow` where an epoch took longer than `epoch_minutes`.
+    of the epoch that is kept, and `too_slow` where an epoch took longer than `epoch_minutes`.
 
     The entrants come from the cheapest to the deepest. `look` sees each as it was at its best; the
     network of `setup` is left as it was.
@@ -102,7 +102,7 @@ def _standing(
     except Diverged:
         return row | {"validation_loss": None, "validation_accuracy": None}
     look(racing, state)
-    best = min(state.history, key=lambda judged: judged["validation_loss"])
+    best = state.history[state.best_epoch]
     row |= {name: best[name] for name in ("validation_loss", "validation_accuracy")}
     # Seconds differ from run to run, so they are not written where nothing hangs on them.
     too_slow = epoch_minutes is not None and state.seconds / epochs > 60 * epoch_minutes

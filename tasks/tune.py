@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import evidence, files, metrics, search, versions
+from tasks import evidence, files, metrics, recipes, search, versions
 from tasks.errors import Diverged, ThawlineError
 from tasks.fidelities import Halves, Ladder
 from tasks.freeze import epochs_of
@@ -23,7 +23,7 @@ from tasks.params import replace as replace_params
 from tasks.records import Project, ThawPlan, Tuning
 from tasks.search import LADDER, Beyond, Search
 
-RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of `train.learning_rate: auto`
+FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)  # of `train.learning_rate: auto`, on the standard recipe's
 
 
 def run(project: Project, params: Params) -> None:
@@ -61,20 +61,23 @@ def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]
     from tasks.engine.setup import Setup
 
     plan = ThawPlan.read(project.thaw_plan)
+    usual = recipes.training(params.problem).learning_rate
+    assert usual != "auto"
+    rates = [float(f"{factor * usual:.3g}") for factor in FACTORS]
     entrants = [
         race.Entrant(f"{rate:g}", plan, params.train.model_copy(update={"learning_rate": rate}))
-        for rate in RATES
+        for rate in rates
     ]
     setup = Setup.make(project, params, plan, entrants[0].settings)
     standings = race.run(setup, entrants)
     race.check(standings)
     losses = race.losses(standings)
-    rate = RATES[losses.index(min(losses))]
+    rate = rates[losses.index(min(losses))]
     trials = [
         {"number": number, "values": {"train.learning_rate": tried}, **row}
-        for number, (tried, row) in enumerate(zip(RATES, standings, strict=True))
+        for number, (tried, row) in enumerate(zip(rates, standings, strict=True))
     ]
-    why = f"of {len(RATES)} rates, {rate:g} has the lowest validation loss in a short race"
+    why = f"of {len(rates)} rates, {rate:g} has the lowest validation loss in a short race"
     return replace_params(params, {"train.learning_rate": rate}), trials, why
 
 
@@ -82,7 +85,9 @@ def _searched(
     project: Project, params: Params, ladder: Ladder
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The trials of the study, which is kept in scratch under all that determines it."""
-    options = params.tune
+    from tasks.engine.device import resolve
+
+    options, compute = params.tune, resolve(params.device, params.precision)
     threads = max(1, params.threads // options.workers)
     key = {
         "tune": options.model_dump(exclude={"trials", "minutes", "workers", "storage"}),
@@ -91,6 +96,9 @@ def _searched(
         "policy": files.sha256_file(project.augment / "policy.json"),
         "seed": params.seed,
         "threads": threads,
+        "device": [compute.device.type, compute.precision],
+        "batch_size": params.embed.batch_size,
+        "libraries": versions.libraries(params.problem),
         "version": versions.VERSIONS["tune"],
     }
     return search.run(

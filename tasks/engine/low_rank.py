@@ -17,14 +17,21 @@ from tasks.errors import ThawlineError
 def add(network: Network, names: Collection[str], rank: int, seed: int) -> None:
     """Give the linear layers and ungrouped convolutions of some layers updates of a rank.
 
-    They start at zero. Raises `ThawlineError` when there is nothing to update.
+    They start at zero. PyTorch's own attention, as in torchvision's vision transformers, reads the
+    weights of its layers past them, and is left out. Raises `ThawlineError` when there is nothing
+    to update.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)
     found = 0
     for name, module in zip(network.names, network.modules, strict=True):
-        targets = [path for path, part in module.named_modules() if _fits(part)]
+        past = [p for p, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
+        targets = [
+            path
+            for path, part in module.named_modules()
+            if _fits(part) and not any(path.startswith(f"{parent}.") for parent in past)
+        ]
         if name in names and targets:
             config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
             inject_adapter_in_model(config, module)

@@ -85,7 +85,7 @@ def _learns(learns: Learns, path: str, module: nn.Module, key: str) -> bool:
     """Whether a module's own parameter `key` is of the kind that learns."""
     if learns == "norms":
         return isinstance(module, NORMS)
-    return key == "bias" if learns == "biases" else "lora_" in path
+    return key.endswith("bias") if learns == "biases" else "lora_" in path
 
 
 def digest(state: dict[str, Tensor]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.engine import labels
+from tasks.engine import labels, pooling
 from tasks.params import TrainParams
 
 FOCUS = 2.0  # the exponent of focal loss that its paper found best
@@ -129,14 +129,16 @@ class Objective:
 
 
 def _cut(inputs: Tensor, order: Tensor, share: float) -> tuple[Tensor, float]:
-    """Maps [n, d, h, w] with a box of others' in each, and the share of its own that is left."""
-    height, width = inputs.shape[2:]
+    """Maps (see `pooling.sides`) with a box of others' in each, and the share that is left."""
+    down, across = pooling.sides(inputs)
+    height, width = inputs.shape[down], inputs.shape[across]
     sides = [round(side * (1 - share) ** 0.5) for side in (height, width)]
     top, left = (
         int(torch.randint(side - box + 1, ()))
         for side, box in zip((height, width), sides, strict=True)
     )
-    box = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
+    places = {down: slice(top, top + sides[0]), across: slice(left, left + sides[1])}
+    box = tuple(places.get(dimension, slice(None)) for dimension in range(inputs.ndim))
     mixed = inputs.clone()
     mixed[box] = inputs[order.to(inputs.device)][box]
     return mixed, 1 - sides[0] * sides[1] / (height * width)

@@ -193,6 +193,13 @@ class PhaseRun:
             self.compute.seed(seed + self.ranks.rank)
             try:
                 return self._accumulate(inputs, targets, before)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ThawlineError(
+                    "a batch norm that learns has no statistics of one example; raise "
+                    "train.batch_size or train.micro_batch, or set freeze.batch_norm: frozen"
+                ) from None
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise self.compute.too_small() from None
@@ -218,11 +225,13 @@ class PhaseRun:
             before = self.objective.softened(before)
         inputs, targets, before = self.objective.mixed(inputs, targets, before)
         total = 0.0
-        size = self.micro_batch
-        old_outputs = repeat(None) if before is None else torch.split(before, size)
-        parts = zip(
-            torch.split(inputs, size), torch.split(targets, size), old_outputs, strict=False
-        )
+        count = math.ceil(len(inputs) / self.micro_batch)  # of nearly one size
+
+        def parted(values: Tensor) -> tuple[Tensor, ...]:
+            return torch.tensor_split(values, count)
+
+        old_outputs = repeat(None) if before is None else parted(before)
+        parts = zip(parted(inputs), parted(targets), old_outputs, strict=False)
         for part, wanted, kept in parts:
             loss = self._loss(part, wanted, kept) * (len(part) / self.batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -15,11 +15,18 @@ def of(model: nn.Module) -> Pool:
     return Pool(own if isinstance(own, nn.Module) else None)
 
 
+def sides(maps: Tensor) -> tuple[int, int]:
+    """The dimensions of height and width of maps [n, d, h, w], or with the channels last
+    [n, h, w, d], recognised by their equal sides."""
+    channels_last = maps.shape[1] == maps.shape[2] != maps.shape[3]
+    return (1, 2) if channels_last else (2, 3)
+
+
 class Pool(nn.Module):
     """The mean over positions, in float32: [n, …] → [n, d].
 
-    Takes maps [n, d, h, w], maps with the channels last [n, h, w, d] (recognised by their equal
-    sides), tokens [n, t, d] and vectors [n, d]; of all but vectors `own` takes the place.
+    Takes maps (see `sides`), tokens [n, t, d] and vectors [n, d]; `own` takes the place of all but
+    vectors.
     """
 
     def __init__(self, own: nn.Module | None = None) -> None:
@@ -32,6 +39,5 @@ class Pool(nn.Module):
             pooled: Tensor = self.own(values)
             return pooled
         if values.ndim == 4:
-            channels_last = values.shape[1] == values.shape[2] != values.shape[3]
-            return values.mean((1, 2) if channels_last else (2, 3))
+            return values.mean(sides(values))
         return values.mean(1) if values.ndim == 3 else values.flatten(1)

@@ -50,7 +50,7 @@ from tasks.params import Params, TrainParams
 from tasks.problems import Backbone, Examples
 from tasks.records import DataSummary, Phase, Project, ThawPlan, ViewPolicy
 
-PREFIX_VERSION = 2  # raise it when the same frozen part would give other numbers
+PREFIX_VERSION = 3  # raise it when the same frozen part would give other numbers
 
 
 @dataclass
@@ -323,6 +323,8 @@ class Setup:
             batch_size=self.params.embed.batch_size,
             identity={
                 "version": PREFIX_VERSION,
+                # Networks of equal tensors may compute or normalise otherwise.
+                "backbone": self.plan.backbone,
                 "weights": self.plan.weights_sha256,  # whose vocabulary, say, is in no layer
                 "data": self.digest,
                 "reading": reading,

@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks import params_file, problems
 from tasks.errors import UnknownName
+from tasks.params import TrainParams
 
 FOLDER = Path(__file__).parent
 FEW = 1_000  # examples below which the recipe is that for small data
@@ -43,6 +44,19 @@ def values(name: str, problem: str = problems.DEFAULT) -> dict[str, Any]:
     """Key path → value, as the problem has them. Raises `UnknownName`, listing what there is."""
     tree: dict[str, Any] = params_file.parse(text(name).encode(), f"{name}.yaml")
     return tree | problems.load(problem).recipe(name)
+
+
+def training(problem: str) -> TrainParams:
+    """The training of the recipe `standard`: what short races run, whatever `train` says."""
+    tree: dict[str, Any] = {}
+    for path, value in values("standard", problem).items():
+        section, *parents, key = path.split(".")
+        if section == "train":
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[key] = value
+    return TrainParams.model_validate(tree)
 
 
 def chosen(examples: int, each: int, problem: str, several: bool = False) -> tuple[str, str]:

@@ -130,6 +130,18 @@ def test_dvc_reads_the_same() -> None:
             "raise train.epochs above 12, or lower freeze.phase_epochs (4)",
         ),
         ("freeze: {strategy: head_then_all}\ntrain: {epochs: 2}\n", "'head_then_all' takes 2;"),
+        (
+            "freeze: {strategy: multi_layer_head}\ntrain: {head: {init: keep}}\n",
+            "train.head.init: keep takes over rows that read one layer, and 'multi_layer_head'",
+        ),
+        (
+            "freeze: {strategy: auto, reinitialise: 1}\n",
+            "which 'auto' may leave frozen; set it to 0",
+        ),
+        (
+            "tune: {space: {train.learning_rate: {choices: [auto, 0.1]}}}\n",
+            "train.learning_rate: auto is found before the search",
+        ),
     ],
 )
 def test_a_mistake_names_its_key(text: str, message: str) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import params_file, problems, recipes
+import tasks.thaw_strategies
+from tasks import params, params_file, plugins, problems, recipes
 from tasks.errors import UnknownName
-from tasks.params import get
+from tasks.params import TrainParams, get
 
 ROOT = Path(__file__).parents[2]
 TEXTS = "text_classification"
@@ -57,6 +58,23 @@ def test_a_recipe_is_chosen_by_how_much_there_is_to_learn_from() -> None:
     ridge, contrast = (recipes.values(name, TEXTS) for name in few)
     assert (ridge["freeze.strategy"], ridge["train.contrast"]) == ("head_only", 0)
     assert contrast["train.contrast"] > 0 and contrast["freeze.strategy"] != "head_only"
+
+
+def test_short_races_run_the_problems_own_training() -> None:
+    assert recipes.training("image_classification") == TrainParams()
+    texts = recipes.training("text_classification")
+    assert (texts.learning_rate, texts.mix, texts.ema) == (0.0002, "none", 0.0)
+    assert texts.head.dropout == 0.0
+
+
+@pytest.mark.parametrize("strategy", plugins.names(tasks.thaw_strategies))
+@pytest.mark.parametrize("problem", problems.names())
+def test_every_strategy_goes_with_the_standard_recipe(problem: str, strategy: str) -> None:
+    tree = {"problem": problem, "prepare": {"data": "x"}, "embed": {"backbones": ["a"]}}
+    plain = params_file.check(tree)
+    longer = {"train.epochs": 8} if strategy == "gradual" else {}  # which has four phases
+    values = recipes.values("standard", problem) | longer | {"freeze.strategy": strategy}
+    assert params.replace(plain, values).freeze.strategy == strategy
 
 
 def test_all_recipes_give_the_same_keys() -> None:

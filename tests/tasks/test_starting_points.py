@@ -108,6 +108,8 @@ def test_a_head_of_another_kind_is_left_out_the_same_way_each_time(
     torch.manual_seed(1)
     second = loaded(saved(tmp_path / "headless.pt", body))
     assert first.weights_source == "local file headless.pt, without its classifier"
+    linear = heads.linear_of(first.model.get_submodule(first.head))
+    assert linear is not None and linear.out_features == 1  # which says nothing
     assert torch.equal(first.model.features[18][0].weight, body["features.18.0.weight"])
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -35,6 +35,7 @@ from tasks import (
 )
 from tasks.engine.loop import Trainer
 from tasks.engine.multi_layer import MultiLayer
+from tasks.engine.phase import PhaseRun
 from tasks.engine.setup import Setup
 from tasks.errors import ThawlineError
 from tasks.params import HeadParams, Params, TrainParams, replace
@@ -145,7 +146,7 @@ def test_auto_takes_the_depth_and_the_rate_that_did_best(
     tried = {
         trial["values"]["train.learning_rate"]: trial["validation_loss"] for trial in tuning.trials
     }
-    assert set(tried) == set(tune.RATES)
+    assert set(tried) == {0.0003, 0.001, 0.003, 0.01, 0.03}
     best = min(tried, key=lambda rate: tried[rate])
     assert tuning.changed == {"train.learning_rate": best}
     assert tuning.train["learning_rate"] == best
@@ -186,7 +187,46 @@ def test_phases_fit_into_the_epochs_of_a_training_and_of_a_race(
         tune.run(project, chosen.model_copy(update={"train": few}))
     assert not raced
     tune.run(project, chosen)
-    assert raced == [[1, 1]] * len(tune.RATES)
+    assert raced == [[1, 1]] * len(tune.FACTORS)
+
+
+def test_a_race_goes_by_the_epoch_that_is_kept(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the lowest loss of all, which may be that of the untrained start."""
+    monkeypatch.setattr(PhaseRun, "_as_good", lambda running, accuracy: True)  # the last is kept
+    chosen = settings(train={"learning_rate": 0.3, "epochs": 3})
+    freeze.run(project, chosen)
+    plan = ThawPlan.read(project.thaw_plan)
+    seen: list[list[dict[str, float]]] = []
+    entrant = race.Entrant("any", plan, chosen.train, epochs=3)
+    [found] = race.run(
+        Setup.make(project, chosen, plan, chosen.train),
+        [entrant],
+        look=lambda trained, state: seen.append(state.history),
+    )
+    [history] = seen
+    assert found["validation_loss"] == history[-1]["validation_loss"]
+    assert found["validation_loss"] > min(row["validation_loss"] for row in history)
+
+
+def test_a_race_that_must_keep_what_is_frozen_may_reach_where_nothing_is(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deeper_is_better(_: Project, __: Params, plans: list[ThawPlan]) -> list[dict[str, object]]:
+        return [
+            {"name": p.thaw_line, "validation_loss": 1 / len(p.phases[-1].learning_rates)}
+            for p in plans
+        ]
+
+    monkeypatch.setattr(auto, "FEW", 1)
+    monkeypatch.setattr(auto, "SEPARATED", 1.1)
+    monkeypatch.setattr(freeze, "_race", deeper_is_better)
+    chosen = {"strategy": "auto", "thaw_fraction": 1, "phase_epochs": 1, "cache": "on"}
+    freeze.run(project, settings(freeze=chosen))
+    plan = ThawPlan.read(project.thaw_plan)
+    assert plan.thaw_line == plan.layers[0].name
+    assert not plan.cache and "nothing to cache" in plan.why
 
 
 def test_the_frozen_part_is_shared_by_trainings_and_still_charged(project: Project) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tasks import augment, embed, fidelities, freeze, search, select, train, tune
+from tasks import params as params_of
 from tasks.engine.phase import PhaseRun
 from tasks.errors import Diverged, ThawlineError
 from tasks.params import FreezeParams, Params
@@ -237,6 +238,27 @@ def test_a_network_beyond_a_limit_is_never_chosen(project: Project) -> None:
     assert "were beyond a limit" in found.why
     with pytest.raises(ThawlineError, match=r"none of 2 tuning trials is within tune.max_latency"):
         tune.run(project, settings(trials=2, space=space, max_latency_ms=1e-6))
+
+
+def test_values_that_do_not_go_together_fail_their_trial_alone(project: Project) -> None:
+    space = {"train.mix": {"choices": ["none", "mixup"]}, "train.contrast": {"choices": [0.0, 0.5]}}
+    values = {"train.mix": "none", "tune.space": space}  # each of the space goes with the written
+    tune.run(project, params_of.replace(settings(trials=6), values))
+    found = Tuning.read(project.tuning)
+    for trial in found.trials:
+        apart = trial["values"] == {"train.mix": "mixup", "train.contrast": 0.5}
+        assert (trial["beyond"] == "train") == apart
+        assert bool(trial["losses"]) is not apart
+    assert any(trial["beyond"] for trial in found.trials)
+
+
+def test_a_study_of_another_precision_is_another(project: Project) -> None:
+    studies = project.scratch / "tune"
+    tune.run(project, settings(trials=1))
+    before = set(studies.glob("*.journal"))
+    for changes, more in (({}, 0), ({"precision": "bfloat16"}, 1)):
+        tune.run(project, params_of.replace(settings(trials=1), changes))
+        assert len(set(studies.glob("*.journal")) - before) == more
 
 
 def test_a_training_that_forgets_too_much_is_beyond_the_limit(project: Project) -> None:

@@ -20,8 +20,8 @@ def fit(model: nn.Module, head: str, state: State, what: str) -> str:
 
     Wrappers' prefixes (`module.`, `backbone.`, any) are stripped. A linear classifier with another
     number of outputs takes the place of the network's; without one, or with one of another kind,
-    the network's stays, with random weights, the same each time. Returns what a reader should know
-    of that, or nothing. Raises `ThawlineError` naming keys below the head that are missing or of
+    it gets one of a single output, which says nothing. Returns what a reader should know of that,
+    or nothing. Raises `ThawlineError` naming keys below the head that are missing or of
     another shape, and keys that are too many.
     """
     expected = model.state_dict()
@@ -31,6 +31,7 @@ def fit(model: nn.Module, head: str, state: State, what: str) -> str:
     own = {key: value for key, value in state.items() if _is_in(head, key)}
     if not _takes(model.get_submodule(head), head, own) and not _reshaped(model, head, own):
         notes.append("without its classifier")
+        _replace(model, head, 1)
         _seed(model.get_submodule(head))
         kept = {k: v for k, v in model.state_dict().items() if _is_in(head, k)}
         state = {k: v for k, v in state.items() if k not in own} | kept
@@ -94,11 +95,15 @@ def _reshaped(model: nn.Module, head: str, own: State) -> bool:
     if len(matrices) != 1:
         return False
     before = model.get_submodule(head)
-    with_head(model, head, len(matrices[0]), SimpleNamespace(hidden=[], dropout=0.0))  # type: ignore[arg-type]
+    _replace(model, head, len(matrices[0]))
     if _takes(model.get_submodule(head), head, own):
         return True
     model.set_submodule(head, before)
     return False
+
+
+def _replace(model: nn.Module, head: str, outputs: int) -> None:
+    with_head(model, head, outputs, SimpleNamespace(hidden=[], dropout=0.0))  # type: ignore[arg-type]
 
 
 def _seed(module: nn.Module) -> None:

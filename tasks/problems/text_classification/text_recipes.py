@@ -16,6 +16,7 @@ _TEXT: dict[str, Any] = {
 _SHORT: dict[str, Any] = {
     **_TEXT,
     "freeze.thaw_fraction": 0.7,  # four of six layers
+    "freeze.phase_epochs": 1,  # of the few that there are
     "train.learning_rate": 0.0002,
     "train.dropout": 0.0,
     "train.ema": 0.0,  # a mean over so few steps would lag behind

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,7 +25,7 @@ from tasks.engine.average import Average
 from tasks.engine.device import Compute
 from tasks.engine.network import digest
 from tasks.engine.phase import SKIPPED, PhaseRun
-from tasks.engine.state import PhaseData
+from tasks.engine.state import PhaseData, State
 from tasks.errors import Diverged, ThawlineError
 from tests.tasks.engine import training
 
@@ -221,6 +222,34 @@ def test_a_batch_that_does_not_fit_is_parted_and_the_step_taken(
     assert {16, 8, 4} <= set(tried)
 
 
+@pytest.mark.parametrize(("micro_batch", "sizes"), [(15, {8}), (6, {5, 6}), (0, {16})])
+def test_a_batch_is_cut_in_parts_of_nearly_one_size(
+    monkeypatch: pytest.MonkeyPatch, micro_batch: int, sizes: set[int]
+) -> None:
+    """A last part of one example would have no statistics."""
+    seen: set[int] = set()
+    forward = torch.nn.Linear.forward
+
+    def noted(module: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        if module.training and torch.is_grad_enabled():
+            seen.add(len(inputs))
+        return forward(module, inputs)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", noted)
+    fit(epochs=4, micro_batch=micro_batch)
+    assert seen == sizes
+
+
+def test_a_norm_that_would_see_one_value_is_refused_in_one_sentence() -> None:
+    running = phase_run(micro_batch=1)
+    inputs = next(running.data.train.batches([np.arange(2)], 0))
+    one = torch.nn.functional.adaptive_avg_pool2d(inputs, 1)  # maps of one pixel
+    with pytest.raises(
+        ThawlineError, match=r"raise train\.batch_size or train\.micro_batch, or set"
+    ):
+        running._gradients(one, running.data.train_targets[:2], None)
+
+
 def test_statistics_of_parts_that_fitted_are_taken_back_where_one_did_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -332,6 +361,31 @@ def test_a_resume_after_any_step_ends_in_the_same_bits(
     assert points[0] == points[1]
 
 
+@pytest.mark.parametrize("phase", [1, 2])
+def test_a_resume_between_two_phases_ends_in_the_same_bits(tmp_path: Path, phase: int) -> None:
+    """From the checkpoint that has no optimizer, since the next phase makes its own."""
+    whole, uninterrupted = fit()
+
+    class Stopped(Exception):
+        pass
+
+    net = training.network()
+    first = training.trainer(tmp_path, net)
+
+    def interrupt(state: State) -> None:
+        if state.phase == phase and not state.phase_step:
+            raise Stopped
+
+    first.on_checkpoint = interrupt
+    with pytest.raises(Stopped):
+        first.fit(lambda index: training.at_line(net, index))
+    kept = checkpoint.load(tmp_path)
+    assert kept is not None and not checkpoint.under(kept.tensors, "opt/")
+    resumed, second = fit(tmp_path)
+    assert digest(resumed.state()) == digest(whole.state())
+    assert second.state.history == uninterrupted.state.history
+
+
 def test_checkpoints_are_written_also_when_epochs_are_shorter_than_their_interval(
     tmp_path: Path,
 ) -> None:
@@ -345,10 +399,13 @@ def test_checkpoints_are_written_also_when_epochs_are_shorter_than_their_interva
     assert len(saved) > min(6, (time.monotonic() - begun) / 0.05 / 4)
 
 
-def run_program(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
+def run_program(
+    folder: Path, epochs: int, checkpoint_seconds: float = 0
+) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
+    options = [str(folder), str(epochs), str(checkpoint_seconds)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.tasks.engine.training", str(folder), str(epochs)],
+        [sys.executable, "-m", "tests.tasks.engine.training", *options],
         start_new_session=True,
         cwd=Path(__file__).parents[3],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -364,13 +421,20 @@ class Kill:
     saving: bool  # in the middle of a save
 
 
-def kill_and_resume(folder: Path, epochs: int, chance: random.Random) -> Kill:
-    """SIGKILL a training at a random moment after the checkpoint of some step, and go on."""
+def kill_and_resume(
+    folder: Path, epochs: int, chance: random.Random, step: int = 1, within: float = 0.5
+) -> Kill:
+    """SIGKILL a training at a random moment within some seconds of a step's checkpoint, go on."""
     program = run_program(folder, epochs)
     saved = folder / "checkpoints"
-    while not list(saved.glob("step-*[1-9]*.json")) and program.poll() is None:
-        time.sleep(0.005)
-    time.sleep(chance.random() * 0.5)
+
+    def newest() -> int:
+        marks = [mark.stem.removeprefix("step-") for mark in saved.glob("step-*.json")]
+        return max(map(int, marks), default=0)
+
+    while newest() < step and program.poll() is None:
+        time.sleep(0.002)
+    time.sleep(chance.random() * within)
     os.killpg(program.pid, signal.SIGKILL)
     assert program.wait() == -signal.SIGKILL  # it had not ended by itself
     saving = bool(list(saved.glob(".*")))
@@ -404,22 +468,29 @@ def test_fifty_sigkills_change_nothing(tmp_path: Path) -> None:
     kills = []
     for attempt in range(50):
         folder = tmp_path / f"killed{attempt}"
-        kills.append(kill_and_resume(folder, epochs, chance))
+        # Every third around a change of phase, after steps 8 and 12.
+        aimed = {"step": chance.choice([7, 8, 11, 12]), "within": 0.02} if attempt % 3 == 0 else {}
+        kills.append(kill_and_resume(folder, epochs, chance, **aimed))
         assert same_end(tmp_path / "whole", folder)
     assert len({kill.step for kill in kills}) > 10
-    assert len({kill.phase for kill in kills}) > 1
+    assert sum(7 <= kill.step <= 13 for kill in kills) > 5
+    assert len({kill.phase for kill in kills}) == 3
     assert sum(kill.saving for kill in kills) > 2
     print(Counter((kill.phase, kill.saving) for kill in kills))
 
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_request_to_end_writes_a_checkpoint(tmp_path: Path, asked: int, code: int) -> None:
-    program = run_program(tmp_path, 400)
+    program = run_program(tmp_path, 4000, checkpoint_seconds=1e9)  # none is due by itself …
     while not list((tmp_path / "checkpoints").glob("step-*.json")):
         time.sleep(0.01)
+    before = checkpoint.load(tmp_path / "checkpoints")
+    time.sleep(0.5)
     program.send_signal(asked)
     assert program.wait() == code
-    assert checkpoint.load(tmp_path / "checkpoints") is not None
+    after = checkpoint.load(tmp_path / "checkpoints")
+    assert before is not None and after is not None and after.step > before.step
+    assert State.of(after.values["state"]).phase_step  # … and this is none of a phase's end
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:

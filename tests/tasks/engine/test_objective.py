@@ -77,13 +77,15 @@ def test_numbers_of_tokens_are_not_mixed(mix: str) -> None:
     assert torch.equal(mixed, tokens) and torch.equal(wanted, targets)
 
 
-def test_cutmix_pastes_a_box_and_shares_by_its_area() -> None:
+@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8, 2)], ids=["maps", "channels last"])
+def test_cutmix_pastes_a_box_and_shares_by_its_area(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(1)
-    inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 8, 8)
+    inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, *shape)
     cut = Objective(TrainParams(mix="cutmix", mix_alpha=1.0), torch.ones(4))
     mixed, shares, _ = cut.mixed(inputs, torch.arange(4))
     for row in range(4):
-        areas = [(mixed[row, 0] == other).float().mean().item() for other in range(4)]
+        first = mixed[row, 0] if shape[0] == 2 else mixed[row, :, :, 0]
+        areas = [(first == other).float().mean().item() for other in range(4)]
         assert shares[row].tolist() == pytest.approx(areas)
     assert any(len(mixed[row].unique()) == 2 for row in range(4))
 

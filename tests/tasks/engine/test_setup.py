@@ -223,6 +223,16 @@ def test_another_version_of_torchvision_finds_no_views(
     assert setup.account.computed == 3
 
 
+def test_another_network_of_equal_tensors_shares_no_view(project: Project) -> None:
+    """Its forward pass or its normalisation may be another one."""
+    first, same, other = (made(project, settings()) for _ in range(3))
+    other.plan = replace(other.plan, backbone="another")
+    for setup in (first, same, other):
+        views(setup, 0)
+    computed = [setup.account.computed for setup in (first, same, other)]
+    assert computed == [3, 0, 3]
+
+
 def test_the_old_predictions_start_from_the_thaw_line(project: Project) -> None:
     setup = made(project, settings(freeze={"cache": "on"}), keep_close_to="old_predictions")
     counted = Counted(setup)

@@ -121,9 +121,9 @@ def old_predictions(whole: PhaseData) -> OldPredictions:
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder, epochs = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 8
+    folder, epochs, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     net = network()
-    training = trainer(folder / "checkpoints", net, epochs=epochs)
+    training = trainer(folder / "checkpoints", net, epochs=epochs, checkpoint_seconds=pause)
     training.restore()
     resumed_in_phase = training.state.phase
     state = training.fit(lambda index: at_line(net, index))
