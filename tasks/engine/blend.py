@@ -37,7 +37,6 @@ from tasks.retention import Blend, Retention, Sight
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NORM_EXAMPLES = 512  # training examples that the statistics of batch norms are measured on
-HEAD_EXAMPLES = 10_000  # training examples that the head at the start is fitted to, at most
 PROBE_EXAMPLES = 2_000  # validation examples that are asked what the backbone knows, at most
 
 Positions = npt.NDArray[np.int64]
@@ -175,7 +174,7 @@ class Way:
         if linear is None:
             return
         self.go(0.0)
-        order = _drawn(len(self.data.train_targets), self.setup.params.seed)[:HEAD_EXAMPLES]
+        order = _drawn(len(self.data.train_targets), self.setup.params.seed)[: heads.START_EXAMPLES]
         pool = pooling.of(self.model)
         tops = [pool(top).cpu() for _, top in self._tops(self.data.train, order)]
         features, targets = torch.cat(tops), self.data.train_targets[torch.from_numpy(order)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # a packaged model does without pydantic
     from tasks.params import HeadParams
     from tasks.problems import Backbone
 
+START_EXAMPLES = 10_000  # training examples that a head is fitted to where it is but a start
 _SCALES = np.logspace(-1, 1.5, 26)
 _PIECE = 1024  # examples at once, where features become doubles
 _LEAST_SMOOTHING = 0.05

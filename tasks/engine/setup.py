@@ -220,6 +220,8 @@ class Setup:
                     part.training = False  # nothing is dropped from what the head is fitted to
             # Shuffled, as the statistics of a batch of one class would be of no use.
             order = np.random.default_rng(self.params.seed).permutation(len(self.targets["train"]))
+            if len(phase.learning_rates) > 1:  # what is below the head moves on, and it with it
+                order = order[: heads.START_EXAMPLES]
             targets = self.targets["train"][order]
             if selection is not None:
                 some = multi_layer.SCORED  # all features of all examples may not fit in memory

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tasks import augment, embed, files, freeze, problems, race, select, versions
-from tasks.engine import view_cache
+from tasks.engine import heads, view_cache
 from tasks.engine.feeds import Kept, Refreshed
 from tasks.engine.fold import folded
 from tasks.engine.setup import Setup
@@ -221,6 +221,17 @@ def test_another_version_of_torchvision_finds_no_views(
     monkeypatch.setattr(versions, "libraries", lambda _: {**installed, "torchvision": "0.0"})
     views(setup, 0)
     assert setup.account.computed == 3
+
+
+@pytest.mark.parametrize(("strategy", "asked"), [("all", 10), ("head_only", TRAIN)])
+def test_a_head_that_is_but_a_start_is_fitted_to_some_examples(
+    project: Project, monkeypatch: pytest.MonkeyPatch, strategy: str, asked: int
+) -> None:
+    monkeypatch.setattr(heads, "START_EXAMPLES", 10)
+    setup = made(project, settings(freeze={"strategy": strategy, "cache": "off"}))
+    counted = Counted(setup)
+    setup.init_head()
+    assert counted.asked == asked
 
 
 def test_another_network_of_equal_tensors_shares_no_view(project: Project) -> None:
