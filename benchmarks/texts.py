@@ -6,8 +6,9 @@
 1,500 labelled movie snippets, of which 15 % are validation, and all others as test; the same
 texts, splits and MiniLM weights for all. The Trainer fine-tunes everything; its rate and epochs are
 the best of a grid on validation with seed 0, Thawline's arms are not tuned. CPU seconds are those
-of the training process from texts to final weights (Thawline: from its store, the frozen part
-charged); imports and the evaluation on test are left out for all. SpamAssassin mails beside it,
+of training, from token ids and pretrained weights in memory to the final weights (Thawline: the
+frozen part charged); imports, tokens and the evaluation on test are left out for both, and TF-IDF
+begins with the texts. SpamAssassin mails beside it,
 where counting words is hard to beat.
 Finished runs are kept: Thawline's below --work, those of others in benchmarks/runs, by kind of
 machine. Writes texts.json, texts.md and texts.svg into benchmarks/results (--quick: into --work).

@@ -86,7 +86,7 @@ class PrepareParams(Section):
 class AugmentParams(Section):
     """What a training view of an example looks like; a problem adds what its inputs have."""
 
-    policy: str | list[str | dict[str, Any]] = "flips_crops"
+    policy: str | list[str | dict[str, Any]] = "none"
     views: Count = 4
     refresh_epochs: Annotated[int, Field(ge=0)] = 0
     test_time: str = Field("none", pattern="^none$")

@@ -8,6 +8,7 @@ file, also of those that were not read.
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -100,27 +101,42 @@ def numbered(table: pd.DataFrame) -> pd.DataFrame:
 def read_csv(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> pd.DataFrame:
     """All cells of a CSV or TSV file as text; an empty one is missing.
 
-    Raises `DataError` as `check_text`, and for what is no table.
+    In a TSV file quotation marks quote a cell, as spreadsheets write it, unless a cell would then
+    run over tabs and line ends: there they are characters as others are. Empty lines are passed
+    over but counted; of a single column they are cells. Raises `DataError` as `check_text`, and for
+    what is no table.
     """
     check_text(path, encoding, otherwise)
+    tabs = path.suffix.lower() == ".tsv"
 
     def parsed(**options: Any) -> pd.DataFrame:
         with path.open(encoding=without_mark(encoding), newline="") as stream:
             return pd.read_csv(
                 stream,
-                sep="\t" if path.suffix.lower() == ".tsv" else ",",
+                sep="\t" if tabs else ",",
                 dtype=str,
                 keep_default_na=False,  # a class may be called NA
                 na_values=[""],
                 index_col=False,
                 skipinitialspace=True,
+                skip_blank_lines=False,
                 **options,
             )
+
+    def whole() -> pd.DataFrame:
+        if not tabs:
+            return parsed()
+        plain = {"quoting": csv.QUOTE_NONE}
+        try:
+            table = parsed()
+        except pd.errors.ParserError:
+            return parsed(**plain)
+        return parsed(**plain) if _runs_over(table) else table
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = parsed()
+            table = whole()
         header = parsed(header=None, nrows=1).iloc[0]  # pandas renames the second of two alike
     except pd.errors.ParserWarning:
         raise DataError(
@@ -131,8 +147,18 @@ def read_csv(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> p
         quotes = isinstance(error, pd.errors.ParserError)
         raise DataError(f"{told}; {QUOTED}" if quotes else told) from None
     own = zip(header, table.columns, strict=True)
-    table.attrs[NAMES] = [name if isinstance(name, str) else other for name, other in own]
-    return numbered(table)
+    names = [name if isinstance(name, str) else other for name, other in own]
+    table = numbered(table)
+    if len(names) > 1:
+        table = table.dropna(how="all")
+    table.attrs[NAMES] = names
+    return table
+
+
+def _runs_over(table: pd.DataFrame) -> bool:
+    """Whether a cell has both tabs and line ends inside, which a row that lost its end has."""
+    cells = (table[name] for name in table)
+    return any((x.str.contains("\t") & x.str.contains("\n")).any() for x in cells)
 
 
 def check_text(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> None:
@@ -289,7 +315,7 @@ def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Seri
         if (row := first(odd)) is not None:
             found = column[odd].iloc[0]
             raise DataError(_no_name(f"{name}, {row}: {params.label_column!r}", found))
-        return _filled(text(column), params.label_column, name)
+        return _filled(_without_nan(text(column)), params.label_column, name)
     texts = text(column.where(~lists, None))
     labels = [
         _several(value if is_list else cell, params.label_separator, f"{name}, {place}")
@@ -343,6 +369,15 @@ def _filled(labels: pd.Series[Any], column: str, name: str) -> pd.Series[Any]:
         also = f" (and {more} more)" if more else ""
         raise DataError(f"{name}, {row} has no {column}{also}: fill it in or remove the row")
     return labels
+
+
+def _without_nan(labels: pd.Series[Any]) -> pd.Series[Any]:
+    """Labels of which those that say `nan` are missing where all others are numbers: a table of
+    numbers was written so. Among names it is a name."""
+    nan = labels.str.lower() == "nan"
+    others = labels[~nan].dropna()
+    numbers = len(others) > 0 and pd.to_numeric(others, errors="coerce").notna().all()
+    return labels.where(~nan, None) if numbers else labels
 
 
 def _splits(column: pd.Series[Any], name: str) -> pd.Series[Any]:

@@ -16,7 +16,7 @@ from tasks.errors import ThawlineError
 CODE_FILE = "code.yaml"
 
 VERSIONS = {
-    "prepare": 2,
+    "prepare": 3,
     "augment": 4,
     "embed": 5,
     "select": 11,
@@ -25,7 +25,7 @@ VERSIONS = {
     "tune": 12,
     "train": 10,
     "repeat": 6,
-    "evaluate": 7,
+    "evaluate": 8,
     "package": 6,
 }
 

@@ -53,7 +53,6 @@ def main(folder: Path, out: Path, seed: int, settings: dict[str, Any]) -> None:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(settings["weights"], local_files_only=True)
     given = {split: json.loads((folder / f"{split}.json").read_text()) for split in SPLITS}
-    clock = Clock()
     rows = {
         split: Rows(
             tokenizer(x["texts"], truncation=True, max_length=settings["max_tokens"])["input_ids"],
@@ -67,6 +66,7 @@ def main(folder: Path, out: Path, seed: int, settings: dict[str, Any]) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         settings["weights"], num_labels=classes, local_files_only=True
     )
+    clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(model, tokenizer, rows, Path(scratch), seed, settings)
         trainer.train()

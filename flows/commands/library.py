@@ -9,7 +9,7 @@ import typer
 
 from flows.commands.console import app, out
 from flows.project import find
-from tasks import problems
+from tasks import params_file, problems
 from tasks.errors import ThawlineError
 
 PANEL = "Library"  # of --help
@@ -58,13 +58,16 @@ def weights(
         _list({key: entry.told for key, entry in fit.items()})
         return
     for name in names:
-        meant = known[name].problem if name in known else problems.DEFAULT
+        meant = known[name].problem if name in known else _own_problem()
         print(problems.load(problem or meant).fetch(name))
 
 
 @app.command(rich_help_panel=PANEL)
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe; none: list them.")] = None,
+    problem: Annotated[
+        str | None, typer.Option(help="What it is for; default: what this project is for.")
+    ] = None,
 ) -> None:
     """Show what a recipe writes into params.yaml (thawline run --recipe NAME), or list them.
 
@@ -75,7 +78,15 @@ def recipes(
     if name is None:
         _list({each: known.purpose(each) for each in known.names()})
     else:
-        print(known.text(name), end="")
+        print(known.shown(name, problem or _own_problem()), end="")
+
+
+def _own_problem() -> str:
+    """What the project here is for, or the default outside of one."""
+    try:
+        return params_file.load(find().root).problem
+    except ThawlineError:
+        return problems.DEFAULT
 
 
 def _list(entries: dict[str, str]) -> None:

@@ -30,6 +30,13 @@ def text(name: str) -> str:
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def shown(name: str, problem: str = problems.DEFAULT) -> str:
+    """What is written for a problem, after what the recipe's file says of itself."""
+    said = [line for line in text(name).splitlines() if line.startswith("#")]
+    written = [f"{key}: {json.dumps(value)}" for key, value in values(name, problem).items()]
+    return "\n".join([*said, *(line.replace('"', "") for line in written), ""])
+
+
 def purpose(name: str) -> str:
     """What a recipe is for, in a few words: how its file begins."""
     return text(name).removeprefix("# ").partition(":")[0].rstrip(".")

@@ -115,6 +115,13 @@ def test_commands_work_from_a_folder_inside_the_project(project: Project) -> Non
     assert '"prepare"' in done.stdout
 
 
+def test_a_recipe_is_shown_as_the_problem_has_it(project: Project) -> None:
+    images = here(project, "recipes", "standard").stdout
+    assert images.startswith("# From about") and "\naugment.policy: flips_crops\n" in images
+    texts = here(project, "recipes", "standard", "--problem", "text_classification").stdout
+    assert "\naugment.policy: none\n" in texts and "\ntrain.learning_rate: 0.0002\n" in texts
+
+
 def test_data_and_weights_are_listed_and_fetched(project: Project) -> None:
     shown = here(project, "data").stdout
     assert "tuxpaint" in shown and "fashion_mnist_sample" in shown

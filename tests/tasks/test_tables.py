@@ -77,6 +77,29 @@ def test_cells_that_the_header_does_not_name_are_not_dropped(tmp_path):
     assert tables.read_csv(tmp_path / "a.csv")["label"].tolist() == ["good", "bad"]
 
 
+@pytest.mark.parametrize("end", ["a fine end", 'he "left"', 'and left"'])
+def test_quotation_marks_of_a_tsv_that_quote_nothing_are_characters(tmp_path, end):
+    rows = ['"Hello there, he said\tpos', "a fine film\tneg", f"{end}\tneg", "last\tpos"]
+    (tmp_path / "a.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    found = tables.read_csv(tmp_path / "a.tsv")
+    assert ["\t".join(row) for row in found.to_numpy()] == rows
+
+
+def test_a_cell_of_a_tsv_may_be_quoted(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"a\tb ""c"""\tx\n"two\nlines"\ty\n')
+    found = tables.read_csv(tmp_path / "a.tsv")
+    assert found.to_numpy().tolist() == [['a\tb "c"', "x"], ["two\nlines", "y"]]
+
+
+def test_empty_lines_are_passed_over_but_counted(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,x\n\nb,y\n\n")
+    found = tables.read_csv(tmp_path / "a.csv")
+    assert dict(zip(found.index, found["text"], strict=True)) == {1: "a", 3: "b"}
+    (tmp_path / "b.csv").write_text("text\na\n\nb\n")
+    found = tables.read_csv(tmp_path / "b.csv")
+    assert found["text"].fillna("").tolist() == ["a", "", "b"]
+
+
 def test_of_two_columns_of_one_name_none_is_taken(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,text,x,x\na,b,c,d,e\n")
     table = tables.read_csv(tmp_path / "a.csv")

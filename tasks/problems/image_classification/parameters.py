@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ class ImagePrepare(PrepareParams):
 class ImageAugment(AugmentParams):
     """What a training view of an image looks like."""
 
+    policy: str | list[str | dict[str, Any]] = "flips_crops"
     test_time: Literal["none", "flip"] = "none"
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     resize: Literal["squash", "crop", "pad"] = "squash"

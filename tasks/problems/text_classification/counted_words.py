@@ -18,6 +18,7 @@ import numpy as np
 from tasks import labelling
 from tasks.baselines import Baseline
 from tasks.labelling import Ints, Labelling, Labels
+from tasks.problems.text_classification import similarity
 from tasks.records import DataSummary
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tasks.records import Project
 
 NAME = "counted_words"  # in metrics.json
-WORD = r"(?u)\b\w+\b"
+WORD = rf"(?u)[\w{similarity.MARKS}]+"
 UNITS: dict[str, dict[str, Any]] = {  # the first one, where both do as well
     "words": {"token_pattern": WORD, "ngram_range": (1, 2)},
     "characters": {"analyzer": "char_wb", "ngram_range": (1, 4)},

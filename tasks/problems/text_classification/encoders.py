@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from tasks.engine import heads
 from tasks.errors import ThawlineError
+from tasks.problems.text_classification import tokens
 
 if TYPE_CHECKING:  # a packaged model does without pydantic
     from tasks.params import HeadParams
@@ -26,6 +27,7 @@ LAYERS = {  # model_type of transformers → where its layers are
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
 }
+BEHIND = ("camembert", "roberta", "xlm-roberta")  # which count positions from behind the padding id
 
 
 class Encoder(nn.Module):
@@ -45,7 +47,9 @@ class Encoder(nn.Module):
                 f"an encoder of type {kind} is not known; choose one of: {', '.join(LAYERS)}"
             )
         self.place = LAYERS[kind]
-        self.padding = int(config.pad_token_id or 0)
+        # By the tokenizer: multilingual MiniLMs say 0, which begins each text in their vocabulary.
+        known = tokens.padding(vocabulary)
+        self.padding = int(config.pad_token_id or 0) if known is None else known
         self.embeddings = inner.get_submodule("embeddings")
         above = self.place.partition(".")[0]
         self.add_module(above, inner.get_submodule(above))
@@ -62,8 +66,8 @@ class Encoder(nn.Module):
 
     @property
     def most_tokens(self) -> int:
-        """The longest input: RoBERTa and its like count positions from behind the padding id."""
-        first = self.padding + 1 if "roberta" in self.config.model_type else 0
+        """The longest input, in tokens."""
+        first = self.padding + 1 if self.config.model_type in BEHIND else 0
         return int(self.config.max_position_embeddings) - first
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tasks import tables
 from tasks.errors import DataError
 
-KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+KINDS: dict[type, str] = {
+    **{dict: "an object", list: "a list", str: "a text", bool: "true or false"},
+    **dict.fromkeys((int, float, np.int64, np.float64), "a number"),
+    **dict.fromkeys((date, datetime, pd.Timestamp), "a date"),
+    bytes: "bytes",
+}
 
 
 def read(
@@ -52,8 +59,8 @@ def read(
 
 
 def kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    return KINDS.get(type(value), "a number")
+    """What a value is, in words."""
+    return KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
 def _objects(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -51,8 +51,9 @@ class Predictor:
         self.digest, self.record = packaged.opened(folder)
         self.classes: list[str] = self.record["classes"]
         self.device = torch.device(device)
-        self.tokenizer = tokens.tokenizer((folder / VOCABULARY).read_text(encoding="utf-8"))
-        self.padding, model = _network(self.record)
+        vocabulary = (folder / VOCABULARY).read_text(encoding="utf-8")
+        self.tokenizer = tokens.tokenizer(vocabulary)
+        self.padding, model = _network(self.record, vocabulary)
         model.load_state_dict(load_file(folder / "model.safetensors"))
         self.model = model.to(self.device).eval()
 
@@ -109,12 +110,12 @@ def describe(project: Project, params: Params, backbone: str) -> dict[str, Any]:
     }
 
 
-def _network(record: dict[str, Any]) -> tuple[int, nn.Module]:
+def _network(record: dict[str, Any], vocabulary: str) -> tuple[int, nn.Module]:
     """The id that stands for padding, and the network with random weights."""
     inner = encoders.bare(record["network"]["config"])
     head = cast(Any, SimpleNamespace(**record["head"]))
     classes, width = len(record["classes"]), int(inner.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    model = Encoder(inner, encoders.head(width, classes, head))
+    model = Encoder(inner, encoders.head(width, classes, head), vocabulary)
     if reading := record.get("reading"):
         return model.padding, MultiLayer(model, HEAD, Reading(**reading), classes, head)
     return model.padding, model

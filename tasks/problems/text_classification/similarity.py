@@ -44,7 +44,13 @@ COMPARED = 4096  # pairs whose minima are in memory at once
 # Thai and Lao, kana, ideographs; arrows to dingbats, emoji: each character a word of its own.
 _ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _SYMBOLS = "\u2190-\u2bff\U0001f000-\U0001faff"
-WORD = re.compile(f"[{_ALONE}{_SYMBOLS}]|[^\\W{_ALONE}]+")
+# Marks that belong to the letter before them: accents, vowel signs of Indic and other scripts,
+# points of Hebrew and Arabic, and joiners. Python does not count them as of words.
+MARKS = (
+    "\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
+    "\u0f71-\u0f84\u102b-\u103e\u17b4-\u17d3\u200c\u200d"
+)
+WORD = re.compile(f"[{_ALONE}{_SYMBOLS}]|(?:[^\\W{_ALONE}]|[{MARKS}])+")
 
 Hashes = npt.NDArray[np.uint64]
 Signatures = npt.NDArray[np.uint32]  # [n, BANDS * ROWS]

@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+PADDING = ("[PAD]", "<pad>")
+UNKNOWN = ("[UNK]", "<unk>")
+
 Ids = npt.NDArray[np.int32]
 
 
@@ -20,6 +23,17 @@ def tokenizer(vocabulary: str) -> Tokenizer:
     made.no_truncation()
     made.no_padding()
     return made
+
+
+def padding(vocabulary: str) -> int | None:
+    """The id that a `tokenizer.json` has for padding; None: it has none, or is empty."""
+    return first_of(tokenizer(vocabulary), PADDING) if vocabulary else None
+
+
+def first_of(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
+    """The id of the first of some tokens that a tokenizer knows."""
+    known = (tokenizer.token_to_id(name) for name in names)
+    return next((each for each in known if each is not None), None)
 
 
 def refusal(text: str, most: int) -> str:
@@ -43,11 +57,16 @@ def encoded(
     """The ids of each text, with those at its begin and end, at most `max_tokens`.
 
     What is too long loses its end, or with `head_and_tail` its middle: a quarter of what is kept is
-    from the begin, as in Sun et al. 2019 (arXiv:1905.05583).
+    from the begin, as in Sun et al. 2019 (arXiv:1905.05583). Where a text itself says `[PAD]`, that
+    is an unknown word, as an encoder does not look at padding.
     """
     found = tokenizer.encode_batch(list(texts))
     tail = 1 if truncate == "head" else max_tokens - max_tokens // 4
-    return [np.asarray(_cut(each.ids, max_tokens, tail), np.int32) for each in found]
+    made = [np.asarray(_cut(each.ids, max_tokens, tail), np.int32) for each in found]
+    pad, unknown = first_of(tokenizer, PADDING), first_of(tokenizer, UNKNOWN)
+    if pad is None or unknown is None:
+        return made
+    return [np.where(ids == pad, np.int32(unknown), ids) for ids in made]
 
 
 def _cut(ids: list[int], most: int, tail: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from tasks.problems import Backbone
 
 POLICIES = ("none", "token_dropout")
-HIDING = ("[MASK]", "<mask>", "[UNK]", "<unk>")  # what stands for a hidden token, the first known
+HIDING = ("[MASK]", "<mask>", *tokens.UNKNOWN)  # what stands for a hidden token, the first known
+MOST_UNKNOWN = 0.05  # share of unknown tokens from which on an encoder is the wrong one
 CHUNK = 1000  # texts that are in memory at once
+
+log = logging.getLogger(__name__)
 
 
 def policy(augment: TextAugment, seed: int) -> ViewPolicy:
@@ -94,17 +98,17 @@ def examples(project: Project, policy: ViewPolicy, backbone: Backbone) -> TextEx
             f"{most}; lower it, or choose another backbone"
         )
     tokenizer = tokens.tokenizer(encoder.vocabulary)
-    known = [tokenizer.token_to_id(token) for token in HIDING]
+    hiding = tokens.first_of(tokenizer, HIDING)
     return TextExamples(
-        ids=_kept(project, encoder.vocabulary, policy),
+        ids=_kept(project, encoder.vocabulary, policy, backbone.name),
         keys=pd.read_parquet(project.manifest, columns=["id"])["id"].tolist(),
         policy=policy,
         padding=encoder.padding,
-        hiding=next((token for token in known if token is not None), encoder.padding),
+        hiding=encoder.padding if hiding is None else hiding,
     )
 
 
-def _kept(project: Project, vocabulary: str, policy: ViewPolicy) -> Ragged:
+def _kept(project: Project, vocabulary: str, policy: ViewPolicy, backbone: str) -> Ragged:
     """The token ids of all rows, memory-mapped: read when they were kept, else made now."""
     manifest = pd.read_parquet(project.manifest)
     texts = TextStore(project.prepared, manifest)
@@ -128,7 +132,17 @@ def _kept(project: Project, vocabulary: str, policy: ViewPolicy) -> Ragged:
             found = tokens.encoded(tokenizer, some, **policy.shape)
             counts += map(len, found)
             flat.append(np.concatenate(found))
-        _write(ids, np.concatenate(flat))
+        whole = np.concatenate(flat)
+        unknown = float((whole == tokens.first_of(tokenizer, tokens.UNKNOWN)).mean())
+        if unknown > MOST_UNKNOWN:
+            log.warning(
+                "%.0f%% of the tokens are unknown to %s, which was trained on other writing; "
+                "choose a backbone of this language, such as bert_base_chinese, or a multilingual "
+                "one, such as xlm_roberta_base (embed.backbones)",
+                100 * unknown,
+                backbone,
+            )
+        _write(ids, whole)
         _write(lengths, np.asarray(counts, np.int64))
     return Ragged(torch.from_numpy(np.load(ids, mmap_mode="c")), np.load(lengths))
 

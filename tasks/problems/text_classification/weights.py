@@ -122,16 +122,22 @@ def digest(folder: Path) -> str:
     return files.sha256_json({name: files.sha256_file(folder / name) for name in needed(folder)})
 
 
-def needed(folder: Path) -> list[str]:
-    """The files that make up an encoder. Raises `ThawlineError` when one is missing."""
+def needed(folder: Path, source: str = "") -> list[str]:
+    """The files that make up an encoder; `source`: where they are from, for messages.
+
+    Raises `ThawlineError` when one is missing.
+    """
     missing = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
     tokenizer = {path.name for pattern in TOKENIZER for path in folder.glob(pattern)}
     if not any(fnmatch(name, pattern) for name in tokenizer for pattern in VOCABULARIES):
         missing.append(f"{VOCABULARY} or other vocabulary")
     if missing:
-        raise ThawlineError(
-            f"{folder.name} is no folder of an encoder: it has no {' and no '.join(missing)}"
-        )
+        what = f"{source or folder.name} is no folder of an encoder"
+        others = any((folder / name).is_file() for name in ("pytorch_model.bin", "tf_model.h5"))
+        hint = "; a pytorch_model.bin can run code: load it where you trust it, and write it with "
+        hint += "transformers' save_pretrained into a folder for embed.weights"
+        told = hint if TENSORS in missing and (others or source) else ""
+        raise ThawlineError(f"{what}: it has no {' and no '.join(missing)}{told}")
     return sorted({CONFIG, TENSORS, *tokenizer})
 
 
@@ -182,7 +188,7 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong is said here
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    needed(folder)
+    needed(folder, source)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         vocabulary = _vocabulary(folder)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -110,13 +112,35 @@ def test_a_configuration_makes_the_same_network_again(name: str) -> None:
         assert torch.equal(again.eval()(ids(encoder)), encoder(ids(encoder)))
 
 
-def test_the_longest_input_is_known() -> None:
-    assert made("bert").most_tokens == 512
-    roberta = made("roberta")
-    assert roberta.most_tokens == 510  # its positions begin behind the padding id
-    roberta(torch.full((1, 510), 7))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_longest_input_is_known(name: str) -> None:
+    encoder = made(name)
+    behind = name in (
+        "camembert",
+        "roberta",
+        "xlm-roberta",
+    )  # positions begin behind the padding id
+    assert encoder.most_tokens == 512 - 2 * behind
+    encoder(torch.full((1, encoder.most_tokens), 7))
     with pytest.raises((IndexError, RuntimeError)):
-        roberta(torch.full((1, 511), 7))
+        encoder(torch.full((1, encoder.most_tokens + 1), 7))
+
+
+def test_padding_is_what_the_vocabulary_says() -> None:
+    """A BERT with the vocabulary of XLM-R, such as multilingual MiniLMs: 0 begins every text."""
+    words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4}
+    vocabulary = Tokenizer(WordLevel(words, unk_token="<unk>")).to_str()
+    torch.manual_seed(0)
+    inner = encoders.bare({"intermediate_size": 32, "pad_token_id": 0, **CONFIGS["bert"]})
+    encoder = Encoder(inner, nn.Identity(), vocabulary).eval()
+    assert encoder.padding == 1
+    short, filled = torch.tensor([[0, 4, 4, 2]]), torch.tensor([[0, 4, 4, 2, 1, 1]])
+    plain = AutoModel.from_config(deepcopy(encoder.config), attn_implementation="eager").eval()
+    plain.load_state_dict(encoder.state_dict(), strict=False)
+    with torch.no_grad():
+        wanted = plain(input_ids=short).last_hidden_state.mean(1)
+        for given in (short, filled):
+            torch.testing.assert_close(encoder(given), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_an_encoder_of_another_kind_is_refused() -> None:

@@ -56,6 +56,11 @@ def test_case_spacing_and_punctuation_do_not_matter(tmp_path, one, other):
         ("Film", "Films"),
         ("dog bites man", "man bites dog"),
         ("这部电影很好", "这部电影很坏"),
+        ("मैं जाता हूँ", "मैं जाती हूँ"),
+        ("हाँ", "हो"),
+        ("নদী", "নদে"),
+        ("நல்ல", "நல்லி"),
+        ("שִׁיר", "שַׁיָר"),
     ],
 )
 def test_short_texts_that_differ_are_different(tmp_path, one, other):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def test_parquet_of_texts_and_named_classes(tmp_path, kind):
         ("text,lable\na,b\n", "no column 'label' (prepare.label_column)"),
         ("text,label,text\na,b,c\n", "has two columns 'text' (prepare.text_column)"),
         ("text,label\na,x\nb,\nc, \n", "r.csv, row 2 has no label (and 1 more): fill it in"),
+        ("text,label\na,1\nb,0\nc,NaN\nd,nan\n", "r.csv, row 3 has no label (and 1 more)"),
         ("text,label\na,x\nb,x\n", "one class only ('x')"),
         ("text,label\n", "has no texts"),
         ("", "not a readable table"),
@@ -101,6 +103,17 @@ def test_parquet_of_texts_and_named_classes(tmp_path, kind):
 )
 def test_tables_that_are_refused(tmp_path, text, message):
     assert message in refused(written(tmp_path, "r.csv", text))
+
+
+def test_a_class_may_be_called_nan(tmp_path):
+    text = "text,label\nbread,nan\nrice,NA\nsoup,roti\n"
+    assert read(written(tmp_path, "r.csv", text))["label"].tolist() == ["nan", "NA", "roti"]
+
+
+def test_what_is_no_text_is_named(tmp_path):
+    for value, named in ((b"a", "bytes"), (date(2026, 1, 1), "a date")):
+        pq.write_table(pa.table({"text": [value], "label": ["x"]}), tmp_path / "r.parquet")
+        assert f"row 1 has {named}" in refused(tmp_path / "r.parquet")
 
 
 def test_another_encoding_names_the_byte_and_the_way_out(tmp_path):

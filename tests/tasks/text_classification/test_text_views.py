@@ -72,6 +72,27 @@ def test_a_batch_is_what_the_tokenizer_says(project: Project, folder: Path) -> N
     assert found.dtype == torch.int64
 
 
+def test_an_encoder_that_does_not_know_the_writing_is_told_once(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Project(tmp_path / "project")
+    made.prepared.mkdir(parents=True)
+    raw = pd.DataFrame({"text": ["物流很快", "用了两天就坏了"], "source": "x", "label": "x"})
+    frame, _ = store(raw, made.prepared, TextPrepare.model_validate({"data": "x"}), 1)
+    frame.to_parquet(made.manifest)
+    for _ in range(2):
+        views.examples(made, policy(), small(folder))
+    [record] = caplog.records
+    assert record.getMessage().startswith("33% of the tokens are unknown to small")
+
+
+def test_padding_that_a_text_writes_itself_is_an_unknown_word(folder: Path) -> None:
+    [found] = tokens.encoded(
+        tokens.tokenizer(small(folder).model.vocabulary), ["a [PAD] b"], 9, "head"
+    )  # type: ignore[arg-type]
+    assert 0 not in found and WORDS.index("[UNK]") in found
+
+
 def test_what_is_too_long_loses_its_end_or_its_middle(project: Project, folder: Path) -> None:
     backbone, last = small(folder), np.array([3])
     head = views.examples(project, policy(max_tokens=8), backbone)
@@ -178,6 +199,16 @@ def test_a_folder_that_is_none_is_told_so(folder: Path, tmp_path: Path, missing:
         ThawlineError, match=f"copy is no folder of an encoder: it has no {missing}"
     ):
         backbones.backbone("small", params, tmp_path)
+
+
+def test_an_encoder_without_safetensors_is_told_how_to_get_them(tmp_path: Path) -> None:
+    """The hub's cache names its folders by commits, which say nothing."""
+    snapshot = tmp_path / ("5c" * 20)
+    snapshot.mkdir()
+    for name in ("config.json", "tokenizer.json", "pytorch_model.bin"):
+        (snapshot / name).write_text("{}")
+    with pytest.raises(ThawlineError, match=r"^Hugging Face: a/b is no .* save_pretrained into"):
+        weights._read(snapshot, "Hugging Face: a/b", "", "")
 
 
 def test_weights_of_half_precision_are_made_whole(folder: Path, tmp_path: Path) -> None:
