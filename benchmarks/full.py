@@ -24,13 +24,14 @@ from tasks.records import Project, ThawPlan
 # In each, the values that differ from the repository's params.yaml; by the number of epochs.
 RECIPES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "last half": ({}, (2, 8)),
+    "three quarters": ({"freeze.thaw_fraction": 0.75}, (8,)),
     "all layers": (
         {
             "freeze.strategy": "all",
             "train.batch_size": 64,
             "train.ema": 0.995,
         },
-        (3, 10),
+        (3,),
     ),
 }
 METRICS = (
