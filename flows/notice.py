@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flows.ui import running_server
 from tasks.params import Params
 from tasks.records import Project
+from tasks.redaction import redact, redacted
 
 if TYPE_CHECKING:
     from flows.retrain import Retrained
@@ -30,16 +31,17 @@ def send(project: Project, params: Params, made: Retrained) -> None:
     from prefect.events import emit_event
 
     name = params.register_.model
-    text = "\n\n".join([f"# {name}: {made.outcome}", made.sentence, *made.lines])
+    text = redact("\n\n".join([f"# {name}: {made.outcome}", made.sentence, *made.lines]))
     key = "retrain-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    sentence, decision = redact(made.sentence), redacted(made.decision)
     outcome = made.outcome.replace(" ", "_")
     resource = {"prefect.resource.id": f"thawline.model.{name}", "project": str(project.root)}
     try:
-        create_markdown_artifact(markdown=text, key=key, description=made.sentence)
+        create_markdown_artifact(markdown=text, key=key, description=sentence)
         emit_event(
             f"{EVENT}.{outcome}",
             resource=resource,
-            payload={"sentence": made.sentence, "decision": made.decision, "commit": made.commit},
+            payload={"sentence": sentence, "decision": decision, "commit": made.commit},
         )
     except Exception as error:
         log.warning("Prefect was not told what came of it: %s", error)

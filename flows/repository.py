@@ -14,6 +14,7 @@ from tasks.errors import ThawlineError
 from tasks.params import Params, get
 from tasks.params_file import PARAMS_FILE, parse
 from tasks.records import Project
+from tasks.redaction import redact
 
 LOCK_FILE = "dvc.lock"
 
@@ -49,7 +50,7 @@ def sentence(error: BaseException) -> str:
         path = text.split("'")[1]
         who = f"process {holder[1]} ({holder[2].strip()})" if holder else "another DVC command"
         return f"{who} is working on {path}; wait until it has finished, or end it"
-    return text or type(error).__name__
+    return redact(text) or type(error).__name__  # which may hold the address of a remote
 
 
 def mend(project: Project) -> None:

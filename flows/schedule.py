@@ -104,7 +104,8 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
         return
     import prefect.runner
 
-    runner = prefect.runner.Runner(name=wanted.name)
+    # One that waits for a person waits inside its process: a few of those must not fill the places.
+    runner = prefect.runner.Runner(name=wanted.name, limit=None)
     identity, former = runner.add_deployment(deployment), Schedule.read(project)
     if former is not None and former.pid is not None and not former.served:
         _close_dead(identity)

@@ -31,21 +31,23 @@ def fingerprint(project: Project) -> str:
 
 @contextmanager
 def watching(project: Project, seconds: float | None, act: Callable[[str], None]) -> Iterator[None]:
-    """Calls `act` with the fingerprint of data that has come and then held still for a look.
+    """Calls `act` with a key for data that has come and then held still for a look.
 
+    The key is the same where `act` has failed and is called again, and another one each time that
+    data comes, also where it is back to what it was.
     At first, whatever is there has come: nobody knows what happened before. `seconds` between two
     looks; None: does not watch.
     """
     ended = threading.Event()
 
     def watch() -> None:
-        known = before = ""
+        known, before, changes = "", "", 0
         while not ended.wait(seconds):
             try:
                 now = fingerprint(project)
                 if now and now == before != known:
-                    act(now)
-                    known = now
+                    act(f"{now} {changes}")
+                    known, changes = now, changes + 1
                 before = now
             except Exception as error:  # a file that goes while we look; a server that is away
                 log.warning("watching the data: %s", error)

@@ -35,6 +35,7 @@ from tasks.ledger import (
 from tasks.params import Params
 from tasks.promotion import NOBODY
 from tasks.records import Project
+from tasks.redaction import redacted
 from tasks.register import packaged
 from tasks.report import judged
 from tasks.tracking import registry, store
@@ -75,7 +76,7 @@ def judge(
     found.write(project)
     judged.page(project)
     with store.connect(project.root) as client:
-        registry.tag(client, name, number, verdict.tags())
+        registry.tag(client, name, number, redacted(verdict.tags()))
     return found
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from tasks import costs, freeze, metrics, race, recipes
 from tasks.params import FreezeParams, Params
@@ -70,16 +71,29 @@ def run(project: Project, params: Params, contenders: Sequence[Selection], worth
     last = len(rounds[favourite]) - 1  # the longest round that both have run
     if first == favourite or rounds[favourite][last]["validation_loss"] is None:
         return Outcome(first, order, rounds, None)
-    lead = lead_of(right[first][last], right[favourite][last], params.seed)
+    both = right[first][last], right[favourite][last]
+    lead = lead_of(*both, groups_of(project), params.seed, len(contenders) - 1)
     ahead = lead.low > worth(favourite, 0.0) - worth(first, 0.0)
     winner = first if ahead else favourite
     return Outcome(winner, order, rounds, {k: round(v, 6) for k, v in asdict(lead).items()})
 
 
-def lead_of(right: Right, others: Right, seed: int) -> metrics.Interval:
-    """By how much more often one is right than another, on the same examples."""
-    each = np.arange(len(right))
-    bootstrap = metrics.Bootstrap(each, confidence=CONFIDENCE, seed=seed)
+def groups_of(project: Project) -> metrics.Ints:
+    """The group of each validation example, as numbers from 0."""
+    manifest = pd.read_parquet(project.manifest, columns=["split", "group"])
+    return metrics.group_index(manifest["group"][manifest["split"] == "validation"])
+
+
+def lead_of(
+    right: Right, others: Right, groups: metrics.Ints, seed: int, challengers: int = 1
+) -> metrics.Interval:
+    """By how much more often one is right than another, on the same examples, which come in groups.
+
+    The best of some `challengers` leads by chance more often than one does, so the interval is that
+    much wider (Bonferroni).
+    """
+    confidence = 1 - (1 - CONFIDENCE) / challengers
+    bootstrap = metrics.Bootstrap(groups, confidence=confidence, seed=seed)
     a, b = right.astype(np.int64), others.astype(np.int64)
     return metrics.compare(np.ones_like(a), a, b, bootstrap).difference
 
@@ -114,7 +128,8 @@ def _round(
     entrant = race.Entrant(selection.backbone, plan, recipe, epochs)
     [found] = race.run(setup, [entrant], look=look)
     examples = {split: len(each) for split, each in setup.targets.items()}
-    accuracy = metrics.wilson(float(right.mean()), len(right), CONFIDENCE)
+    groups = len(np.unique(groups_of(project)))
+    accuracy = metrics.wilson(float(right.mean()), groups, CONFIDENCE)
     row = {
         "epochs": epochs,
         "steps": epochs * max(1, examples["train"] // recipe.batch_size),

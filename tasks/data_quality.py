@@ -72,16 +72,17 @@ class Drift:
 
 
 def left_out_probabilities(
-    features: Features, targets: Labels, nearest: Ints, classes: int
+    features: Features, targets: Labels, nearest: Ints, classes: int, groups: Ints | None = None
 ) -> Floats:
-    """What the other examples say of each: [n, classes].
+    """What the other examples say of each, and not those of its own group [n]: [n, classes].
 
     The mean of a linear head's leave-one-out scores, as probabilities at the temperature of the
     lowest cross-entropy, and of the shares among its `nearest` [n, k] neighbours' labels: each is
     misled by other wrong labels.
     """
     several = targets.ndim == 2
-    scores = labelling.centred(ridge.fit(features, targets, classes).left_out, several)
+    solution = ridge.fit(features, targets, classes, groups=groups)
+    scores = labelling.centred(solution.left_out, several)
 
     def shares(scale: float) -> Floats:
         return labelling.probabilities(scale * scores, several)
@@ -189,12 +190,15 @@ def _to_median(values: Any) -> Floats:
     return found / np.median(found)
 
 
-def telling_columns(columns: pd.DataFrame, targets: Ints, seed: int) -> list[TellingColumn]:
-    """Columns from which alone the label can be told, cross-validated on halves.
+def telling_columns(
+    columns: pd.DataFrame, targets: Ints, groups: Ints, seed: int
+) -> list[TellingColumn]:
+    """Columns from which alone the label can be told, cross-validated on halves, in which groups
+    [n] stay together.
 
     Each value, or each of `BINS` quantiles of numbers, answers with its commonest class.
     """
-    half = np.random.default_rng(seed).permutation(len(targets)) % 2 == 0
+    half = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % 2 == 0
     majority = float(np.bincount(targets).max() / len(targets))
     found = []
     for name in columns:

@@ -32,9 +32,11 @@ def run(project: Project, params: Params) -> None:
         targets, known = examples["target"].to_numpy(np.int64), summary.labelling
         truth = known.truth(targets)
         kept = np.asarray(features[chosen], np.float32)
-        distances, nearest = select.neighbours(kept)
+        groups = pd.factorize(examples["group"])[0]
+        distances, _ = select.neighbours(kept)
+        _, nearest = select.neighbours(kept, groups=groups)
         advance()
-        says = data_quality.left_out_probabilities(kept, truth, nearest, len(known.classes))
+        says = data_quality.left_out_probabilities(kept, truth, nearest, len(known.classes), groups)
         advance()
     names = summary.classes
     far = data_quality.outliers(distances)
@@ -70,7 +72,7 @@ def run(project: Project, params: Params) -> None:
                 "majority": round(x.majority, 4),
             }
             for x in data_quality.telling_columns(
-                examples[_columns(examples, params.problem)], targets, params.seed
+                examples[_columns(examples, params.problem)], targets, groups, params.seed
             )
         ],
         drift=_drift(says, examples, names),

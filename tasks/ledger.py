@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import files
 from tasks.errors import ThawlineError
 from tasks.records import Project
-from tasks.redaction import redact
+from tasks.redaction import redact, redacted
 from tasks.tracking import registry, store
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Ledger:
         entry = replace(
             entry,
             reason=redact(entry.reason),
-            evidence=json.loads(json.dumps(entry.evidence)),  # as it will be read
+            evidence=redacted(json.loads(json.dumps(entry.evidence))),  # as it will be read
             number=last.number + 1 if last else 1,
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             previous_hash=last.hash if last else "",

@@ -45,6 +45,15 @@ def redact(text: str) -> str:
     return values.sub(HIDDEN, text) if values else text
 
 
+def redacted(value: Any) -> Any:
+    """A JSON-ready value with all texts in it redacted, but for the keys of objects."""
+    if isinstance(value, dict):
+        return {key: redacted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [redacted(each) for each in value]
+    return redact(value) if isinstance(value, str) else value
+
+
 def install() -> None:
     """Redact what this process prints from now on."""
     for name in ("stdout", "stderr"):

@@ -101,8 +101,8 @@ def folds(manifest: pd.DataFrame, params: Params, known: Labelling | None = None
     found = []
     for held_out in divided(everything, count):
         rest = np.setdiff1d(everything, held_out)
-        commonest = int(np.bincount(targets[rest]).max())
-        validation = divided(rest, min(parts, commonest))[0]
+        most = min(int(np.bincount(targets[rest]).max()), len(np.unique(groups[rest])))
+        validation = divided(rest, min(parts, most))[0]
         train = np.setdiff1d(rest, validation)
         # A class that validation has all of goes back: what learns must know every class.
         for here in own.values():

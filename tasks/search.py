@@ -102,7 +102,8 @@ def run(search: Search) -> tuple[list[Values], Values]:
             work(search, study, lock, advance)
         else:
             _in_parallel(search, study, advance)
-    found = [_told(trial) for trial in ended(study)]
+    # A study that has gone further before tells what this search would have found.
+    found = [_told(trial) for trial in ended(study)[: search.trials or None]]
     return [t for t in found if t["losses"] or t["beyond"]], _about(study, search.ladder)
 
 

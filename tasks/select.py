@@ -167,13 +167,7 @@ def knn_accuracy(features: Features, labels: Labels, groups: Targets | None = No
     Those of an example's own group [n], such as its near-duplicates, have no vote. Of several
     labels, an example gets those that most of the votes are for.
     """
-    most = 1 if groups is None else int(np.bincount(groups).max())  # of a group
-    distances, nearest = neighbours(features, NEIGHBOURS + most - 1)
-    if groups is not None:
-        distances = np.where(groups[nearest] == groups[:, None], OWN, distances)
-        first = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
-        distances = np.take_along_axis(distances, first, 1)
-        nearest = np.take_along_axis(nearest, first, 1)
+    distances, nearest = neighbours(features, groups=groups)
     weights = np.maximum(2 - distances, 1e-9)
     votes = labelling.votes(labels, nearest, weights, labelling.width(labels))
     if several := labels.ndim == 2:
@@ -181,14 +175,24 @@ def knn_accuracy(features: Features, labels: Labels, groups: Targets | None = No
     return float(labelling.right(labels, labelling.answers(votes, several)).mean())
 
 
-def neighbours(features: Features, most: int = NEIGHBOURS) -> tuple[Features, Targets]:
-    """Cosine distances and positions of each example's nearest others, both [n, k]."""
+def neighbours(
+    features: Features, most: int = NEIGHBOURS, groups: Targets | None = None
+) -> tuple[Features, Targets]:
+    """Cosine distances and positions of each example's nearest others, both [n, k].
+
+    Those of an example's own group [n] come last, at a distance of `OWN`.
+    """
     from sklearn.neighbors import NearestNeighbors
 
-    count = min(most, len(features) - 1)
+    of_a_group = 1 if groups is None else int(np.bincount(groups).max())
+    count = min(most + of_a_group - 1, len(features) - 1)
     search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(features)
     distances, nearest = search.kneighbors()  # without arguments: each example's others
-    return distances, nearest
+    if groups is None:
+        return distances, nearest
+    distances = np.where(groups[nearest] == groups[:, None], OWN, distances)
+    first = np.argsort(distances, axis=1, kind="stable")[:, :most]
+    return np.take_along_axis(distances, first, 1), np.take_along_axis(nearest, first, 1)
 
 
 def drawn(count: int, seed: int) -> Targets:

@@ -292,9 +292,13 @@ def _optional(table: pd.DataFrame, key: str, params: PrepareParams, name: str) -
 
 
 def _values(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column as numbers where all that is there are some, else as text."""
+    """A column as numbers where all that is there are some, infinite ones missing, else as text."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return text(column)
     numbers = pd.to_numeric(column, errors="coerce")
-    return numbers if (numbers.notna() == column.notna()).all() else text(column)
+    if not (numbers.notna() == column.notna()).all():
+        return text(column)
+    return numbers.replace([np.inf, -np.inf], np.nan)
 
 
 def _labels(column: pd.Series[Any], params: PrepareParams, name: str) -> pd.Series[Any]:

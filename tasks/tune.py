@@ -23,6 +23,11 @@ from tasks.params import replace as replace_params
 from tasks.records import Project, ThawPlan, Tuning
 from tasks.search import LADDER, Beyond, Search
 
+FIDELITIES = {
+    "head": "of a head on frozen features",
+    "short": "of a short training",
+    "full": "of a whole training",
+}
 FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)  # of `train.learning_rate: auto`, on the standard recipe's
 
 
@@ -99,7 +104,7 @@ def _searched(
         "device": [compute.device.type, compute.precision],
         "batch_size": params.embed.batch_size,
         "libraries": versions.libraries(params.problem),
-        "version": versions.VERSIONS["tune"],
+        "versions": [versions.VERSIONS[name] for name in ("tune", "train")],
     }
     return search.run(
         Search(
@@ -159,8 +164,9 @@ def _praise(best: dict[str, Any], trials: Sequence[dict[str, Any]], params: Para
         f"{k.removeprefix('train.')} {v:.3g}" if isinstance(v, float) else f"{k[6:]} {v}"
         for k, v in best["values"].items()
     )
+    how = FIDELITIES[list(best["losses"])[-1]]
     why = (
-        f"trial {best['number']} of {len(trials)} has the lowest validation loss "
+        f"trial {best['number']} of {len(trials)} has the lowest validation loss {how} "
         f"({best['validation_loss']:.4f}): {shown}"
     )
     if beyond := sum(bool(trial["beyond"]) for trial in trials):

@@ -16,15 +16,15 @@ from tasks.errors import ThawlineError
 CODE_FILE = "code.yaml"
 
 VERSIONS = {
-    "prepare": 3,
+    "prepare": 4,
     "augment": 4,
     "embed": 5,
-    "select": 11,
-    "inspect": 3,
-    "freeze": 10,
-    "tune": 12,
-    "train": 10,
-    "repeat": 6,
+    "select": 12,
+    "inspect": 4,
+    "freeze": 11,
+    "tune": 13,
+    "train": 11,
+    "repeat": 7,
     "evaluate": 8,
     "package": 6,
 }

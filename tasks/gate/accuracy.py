@@ -62,6 +62,9 @@ def judge(
     deciding = {"better": (pairs, claims), "not_worse": (pairs, claims)}
     if test.newest is not None:
         old = ~test.newest
+        if not old.any():
+            why = "Nothing of the champion's test set is left to judge by; all of it is newer."
+            return Judged([*made, Rule("frozen_test", "skipped", why)], deciding)
         frozen = Pairs.of(test.steps[old], test.groups[old])
         made.append(_frozen_test(frozen, claims, int(old.sum())))
         deciding["frozen_test"] = (frozen, NotWorse(*options))

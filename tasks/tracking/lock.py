@@ -17,20 +17,28 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tasks.errors import ThawlineError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+TAG = "thawline.lock"  # of a registered model that is one
 LEASE_SECONDS = 60.0  # far more than a decision takes
 POLL_SECONDS = 0.1
 
 
 @contextmanager
 def held(client: MlflowClient, name: str) -> Iterator[None]:
-    """Hold the lock of this name, which nobody else then holds; waits for it."""
+    """Hold the lock of this name, which nobody else then holds; waits for it.
+
+    Raises `ThawlineError` where a model of somebody else's has the name.
+    """
     ours = f"{platform.node()} {os.getpid()} {uuid.uuid4()}"
     watched, since = None, 0.0
     while not _made(client, name, ours):
         holder = _holder(client, name)
+        if holder == ours:  # the answer to the first asking was lost on the way
+            break
         if holder != watched:
             watched, since = holder, time.monotonic()
         if holder is not None and (_is_dead(holder) or time.monotonic() - since > LEASE_SECONDS):
@@ -46,7 +54,7 @@ def _made(client: MlflowClient, name: str, holder: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description=holder)
+        client.create_registered_model(name, tags={TAG: "true"}, description=holder)
     except MlflowException as error:  # the second: it was there, and then no more
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
@@ -58,7 +66,13 @@ def _holder(client: MlflowClient, name: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.get_registered_model(name).description)
+        found = client.get_registered_model(name)
+        if TAG not in found.tags:
+            raise ThawlineError(
+                f"the registered model {name!r} has the name of the lock that machines share "
+                "through MLflow; rename it there, or set register.model to another name here"
+            )
+        return str(found.description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -80,5 +94,5 @@ def _remove(client: MlflowClient, name: str, holder: str) -> None:
 
 def _is_dead(holder: str) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    machine, pid, _ = holder.rsplit(" ", 2)
-    return machine == platform.node() and not psutil.pid_exists(int(pid))
+    machine, _, rest = holder.rpartition(" ")[0].rpartition(" ")
+    return machine == platform.node() and rest.isdigit() and not psutil.pid_exists(int(rest))

@@ -19,7 +19,7 @@ from flows import notice
 from flows.retrain import Retrained
 from tasks.records import Project
 from tests.tasks.rivals import PARAMS
-made = Retrained("done before", "Nothing to do.", commit="abc", lines=["a line for people"])
+made = Retrained("done before", "Nothing to do.", commit="abc", lines=["for people", "at https://ada:s3cret@host/a"])
 notice.send(Project(Path(".").resolve()), PARAMS, made)
 """
 
@@ -34,7 +34,8 @@ def test_an_outcome_is_a_page_and_an_event(
     assert done.returncode == 0 and "was not told" not in done.stderr, done.stderr
     keyed = {"key": {"any_": ["retrain-shoes"]}}
     [page] = ask(pages[1], "artifacts/filter", artifacts=keyed)
-    assert page["data"] == "# shoes: done before\n\nNothing to do.\n\na line for people"
+    told = "# shoes: done before\n\nNothing to do.\n\nfor people\n\nat https://ada:***@host/a"
+    assert page["data"] == told
     assert (page["type"], page["description"]) == ("markdown", "Nothing to do.")
 
     def events() -> list[dict[str, Any]]:

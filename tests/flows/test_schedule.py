@@ -167,11 +167,17 @@ def test_data_that_has_come_and_holds_still_is_noticed_once(project: Project) ->
             time.sleep(0.05)
         wait_until(lambda: len(seen) == 2, 10)
         time.sleep(0.5)
-        assert len(seen) == 2 and seen[1] == watch.fingerprint(project)
-        raw.unlink()
+        was = watch.fingerprint(project)
+        assert len(seen) == 2 and seen[1].startswith(was)
+        times = raw.stat().st_mtime_ns
+        kept = raw.rename(raw.with_name("kept.txt"))
         time.sleep(0.5)
-        raw.write_text("back\n")
+        raw.write_text("other\n")
         wait_until(lambda: len(seen) == 3, 10)
+        kept.replace(raw)  # back to what it was, with its time: it has come once more
+        assert raw.stat().st_mtime_ns == times and watch.fingerprint(project) == was
+        wait_until(lambda: len(seen) == 4, 10)
+        assert seen[3].startswith(was) and seen[3] != seen[1]
 
 
 def test_a_fingerprint_sees_files_in_folders(project: Project, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def outcome(
         return accuracy - (costs or {}).get(name, 0.0)
 
     monkeypatch.setattr(contest, "_round", one)
+    monkeypatch.setattr(contest, "groups_of", lambda project: np.arange(100))
     contenders: Any = [Contender(name) for name in right]
     return contest.run(Project(Path()), settings(), contenders, worth), ran
 
@@ -150,9 +151,14 @@ def test_nobody_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lead_is_judged_on_the_same_examples() -> None:
     one, other = np.arange(400) < 300, np.arange(400) < 292
     apart = np.random.default_rng(0).permutation(one)
-    near, far = contest.lead_of(one, other, 0), contest.lead_of(one, apart & other, 0)
+    each = np.arange(400)
+    near, far = (contest.lead_of(one, x, each, 0) for x in (other, apart & other))
     assert near.low > 0 and near.value == 0.02
     assert far.high - far.low > 2 * (near.high - near.low)
+    together = contest.lead_of(one, other, each // 8, 0)  # the eight are of one group
+    assert together.low == 0
+    many = contest.lead_of(one, other, each, 0, challengers=15)
+    assert many.low < near.low and many.high > near.high
 
 
 def test_latency_is_measured_here(project: Project) -> None:

@@ -338,6 +338,14 @@ def test_damaged_new_data_cannot_buy_a_loss_on_the_champions_test_set() -> None:
     assert may.needed is not None and may.needed > 100
 
 
+def test_a_test_set_that_is_new_as_a_whole_can_be_judged() -> None:
+    ours, theirs = rivals(90, 5, 3000)
+    fresh = replace(ours, predictions=ours.predictions.assign(newest=True))
+    found = of((fresh, theirs))
+    assert found.decision == "promote"
+    assert found.rule("frozen_test").state == "skipped"
+
+
 def test_what_has_come_since_can_decide_and_may_not_be_lost_either() -> None:
     shifted = with_newer((15, 15), (90, 5))
     assert shifted.decision == "promote" and shifted.rule("frozen_test").state == "passed"

@@ -207,6 +207,31 @@ def test_a_class_that_is_both_tight_and_apart_is_odd(
     assert [each.target for each in found] == odd
 
 
+def test_members_of_a_group_do_not_vouch_for_each_others_wrong_label() -> None:
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 6)
+    targets = groups % 3
+    centres = 3 * np.eye(3, 20)[targets] + generator.normal(0, 1, (100, 20))[groups]
+    features = (centres + 0.05 * generator.normal(0, 1, (600, 20))).astype(np.float32)
+    wrong = np.isin(groups, [7, 40, 77])
+    given = np.where(wrong, (targets + 1) % 3, targets)
+    found = {}
+    for known in (None, groups):
+        _, nearest = select.neighbours(features, groups=known)
+        says = data_quality.left_out_probabilities(features, given, nearest, 3, known)
+        first = [each.row for each in data_quality.label_errors(says, given)[: wrong.sum()]]
+        found[known is None] = wrong[first].mean() if first else 0.0
+    assert found[False] > 0.9 and found[True] < 0.5
+
+
+def test_a_column_that_tells_the_group_tells_no_label() -> None:
+    groups = np.repeat(np.arange(40), 15)
+    targets = np.random.default_rng(0).integers(0, 2, 40)[groups]
+    columns = pd.DataFrame({"patient": groups.astype(str), "site": np.where(targets, "a", "b")})
+    found = data_quality.telling_columns(columns, targets, groups, seed=0)
+    assert [column.name for column in found] == ["site"]
+
+
 def test_rare_classes_are_not_suspected() -> None:
     generator = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], [100, 100, 3])

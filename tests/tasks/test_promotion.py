@@ -377,11 +377,36 @@ def test_a_lock_of_another_machine_is_waited_for(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.5)
-    client.create_registered_model("shoes.lock", description="elsewhere 1 x")
+    client.create_registered_model("shoes.lock", {lock.TAG: "true"}, "elsewhere 1 x")
     begun = time.monotonic()
     with lock.held(client, "shoes.lock"):
         assert time.monotonic() - begun >= 0.5
         assert lock._holder(client, "shoes.lock") != "elsewhere 1 x"
+    assert lock._holder(client, "shoes.lock") is None
+
+
+def test_a_model_of_the_locks_name_is_left_alone(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.2)
+    client.create_registered_model("door.lock", description="Recognises locks of doors")
+    with (
+        pytest.raises(ThawlineError, match=r"'door\.lock' has the name of the lock"),
+        lock.held(client, "door.lock"),
+    ):
+        pass
+    assert client.get_registered_model("door.lock").description == "Recognises locks of doors"
+
+
+def test_a_lock_whose_making_was_answered_twice_is_ours(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the first answer was lost, and MLflow's client asked again."""
+    made = lock._made
+    monkeypatch.setattr(lock, "_made", lambda *given: made(*given) and False)
+    begun = time.monotonic()
+    with lock.held(client, "shoes.lock"):
+        assert time.monotonic() - begun < lock.LEASE_SECONDS / 2
     assert lock._holder(client, "shoes.lock") is None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.errors import ThawlineError
 from tasks.params import TuneParams
-from tasks.redaction import redact
+from tasks.redaction import redact, redacted
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,12 @@ from tasks.redaction import redact
 )
 def test_secrets_are_known_by_where_they_stand(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_secrets_in_lists_and_objects_are_hidden_too() -> None:
+    evidence = {"why": ["at https://ada:s3cret@host/a", 3, None], "key": {"x": "no secret"}}
+    hidden = {"why": ["at https://ada:***@host/a", 3, None], "key": {"x": "no secret"}}
+    assert redacted(evidence) == hidden
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,19 @@ def test_groups_stay_together(project: Project) -> None:
         assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
 
 
+def test_few_groups_can_be_folded(project: Project) -> None:
+    """Of two classes with three groups each, four are left to learn and to validate with."""
+    manifest = pd.read_parquet(project.manifest)
+    manifest = manifest[manifest["target"] < 2].reset_index(drop=True)
+    manifest["group"] = [f"{t}-{i % 3}" for i, t in enumerate(manifest["target"])]
+    found = repeat.folds(manifest, settings(folds=3))
+    assert len(found) == 3
+    for rows in found:
+        groups = [set(manifest["group"].iloc[part]) for part in rows.values()]
+        assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+        assert set(manifest["target"].iloc[rows["train"]]) == {0, 1}
+
+
 def test_more_folds_than_examples_of_a_class_are_refused(project: Project) -> None:
     with pytest.raises(DataError, match=r"smallest class has 10 .* set it to 10 at most"):
         repeat.run(project, settings(folds=11))
