@@ -94,5 +94,5 @@ def _remove(client: MlflowClient, name: str, holder: str) -> None:
 
 def _is_dead(holder: str) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    machine, _, rest = holder.rpartition(" ")[0].rpartition(" ")
-    return machine == platform.node() and rest.isdigit() and not psutil.pid_exists(int(rest))
+    machine, _, pid = holder.rpartition(" ")[0].rpartition(" ")
+    return machine == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))

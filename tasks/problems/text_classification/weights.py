@@ -63,6 +63,12 @@ HUB = {
 }
 
 
+PICKLED = (
+    "; a pytorch_model.bin could run code: where you trust it, load it and write it with "
+    "transformers' save_pretrained into a folder for embed.weights"
+)
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """An encoder of transformers without its head, and what is known about it."""
@@ -132,12 +138,12 @@ def needed(folder: Path, source: str = "") -> list[str]:
     if not any(fnmatch(name, pattern) for name in tokenizer for pattern in VOCABULARIES):
         missing.append(f"{VOCABULARY} or other vocabulary")
     if missing:
-        what = f"{source or folder.name} is no folder of an encoder"
-        others = any((folder / name).is_file() for name in ("pytorch_model.bin", "tf_model.h5"))
-        hint = "; a pytorch_model.bin can run code: load it where you trust it, and write it with "
-        hint += "transformers' save_pretrained into a folder for embed.weights"
-        told = hint if TENSORS in missing and (others or source) else ""
-        raise ThawlineError(f"{what}: it has no {' and no '.join(missing)}{told}")
+        # Of the hub's only what is wanted was fetched, so there it cannot be seen.
+        pickled = TENSORS in missing and (source or (folder / "pytorch_model.bin").is_file())
+        raise ThawlineError(
+            f"{source or folder.name} is no folder of an encoder: it has no "
+            f"{' and no '.join(missing)}{PICKLED if pickled else ''}"
+        )
     return sorted({CONFIG, TENSORS, *tokenizer})
 
 

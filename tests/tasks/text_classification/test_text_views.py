@@ -205,7 +205,7 @@ def test_an_encoder_without_safetensors_is_told_how_to_get_them(tmp_path: Path) 
     """The hub's cache names its folders by commits, which say nothing."""
     snapshot = tmp_path / ("5c" * 20)
     snapshot.mkdir()
-    for name in ("config.json", "tokenizer.json", "pytorch_model.bin"):
+    for name in ("config.json", "tokenizer.json"):  # all that is fetched
         (snapshot / name).write_text("{}")
     with pytest.raises(ThawlineError, match=r"^Hugging Face: a/b is no .* save_pretrained into"):
         weights._read(snapshot, "Hugging Face: a/b", "", "")
