@@ -22,7 +22,9 @@ from tasks.errors import ThawlineError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TAG = "thawline.lock"  # of a registered model that is one
+# Not a tag: MLflow reads a model's row and its tags one after the other, and between the two the
+# lock may be freed.
+MARK = "Thawline's lock, held by "  # how the description of a registered model that is one begins
 LEASE_SECONDS = 60.0  # far more than a decision takes
 POLL_SECONDS = 0.1
 
@@ -33,7 +35,7 @@ def held(client: MlflowClient, name: str) -> Iterator[None]:
 
     Raises `ThawlineError` where a model of somebody else's has the name.
     """
-    ours = f"{platform.node()} {os.getpid()} {uuid.uuid4()}"
+    ours = f"{MARK}{platform.node()} {os.getpid()} {uuid.uuid4()}"
     watched, since = None, 0.0
     while not _made(client, name, ours):
         holder = _holder(client, name)
@@ -54,7 +56,7 @@ def _made(client: MlflowClient, name: str, holder: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, tags={TAG: "true"}, description=holder)
+        client.create_registered_model(name, description=holder)
     except MlflowException as error:  # the second: it was there, and then no more
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
@@ -66,17 +68,17 @@ def _holder(client: MlflowClient, name: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(name)
-        if TAG not in found.tags:
-            raise ThawlineError(
-                f"the registered model {name!r} has the name of the lock that machines share "
-                "through MLflow; rename it there, or set register.model to another name here"
-            )
-        return str(found.description)
+        holder = str(client.get_registered_model(name).description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+    if not holder.startswith(MARK):
+        raise ThawlineError(
+            f"the registered model {name!r} has the name of the lock that machines share "
+            "through MLflow; rename it there, or set register.model to another name here"
+        )
+    return holder
 
 
 def _remove(client: MlflowClient, name: str, holder: str) -> None:
@@ -94,5 +96,5 @@ def _remove(client: MlflowClient, name: str, holder: str) -> None:
 
 def _is_dead(holder: str) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    machine, _, pid = holder.rpartition(" ")[0].rpartition(" ")
+    machine, _, pid = holder.removeprefix(MARK).rpartition(" ")[0].rpartition(" ")
     return machine == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))

@@ -377,11 +377,12 @@ def test_a_lock_of_another_machine_is_waited_for(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.5)
-    client.create_registered_model("shoes.lock", {lock.TAG: "true"}, "elsewhere 1 x")
+    other = f"{lock.MARK}elsewhere 1 x"
+    client.create_registered_model("shoes.lock", description=other)
     begun = time.monotonic()
     with lock.held(client, "shoes.lock"):
         assert time.monotonic() - begun >= 0.5
-        assert lock._holder(client, "shoes.lock") != "elsewhere 1 x"
+        assert lock._holder(client, "shoes.lock") != other
     assert lock._holder(client, "shoes.lock") is None
 
 
