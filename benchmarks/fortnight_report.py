@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import plots
-from tasks.gate import paired
+from tasks import paired
 from tasks.ledger import CHAMPION, FIRST, KEPT, PROMOTION, SKIPPED, Entry
 
 CONFIDENCE = 0.95

@@ -1,6 +1,6 @@
 """How far Fashion-MNIST goes: test accuracy against minutes, on all 60,000 training images.
 
-    .venv/bin/python -m benchmarks.full            # about three quarters of an hour on 2 quiet cores
+    .venv/bin/python -m benchmarks.full            # 45 minutes on 2 quiet cores
     .venv/bin/python -m benchmarks.full --quick    # 2 minutes, on 3,000 images
 
 One training for each recipe and number of epochs, each with the whole schedule, so that every point

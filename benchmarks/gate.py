@@ -23,8 +23,9 @@ import pandas as pd
 from benchmarks.options import benchmark_parser, parsed
 from benchmarks.results_file import Results
 from tasks import files, gate, metrics
-from tasks.gate import Evidence, GateParams, Loaded, Verdict, paired
-from tasks.gate.paired import Claims, Pairs
+from tasks.gate import Evidence, GateParams, Loaded, Verdict, power
+from tasks.gate.power import Claims
+from tasks.paired import Pairs
 from tasks.params import PromoteParams
 
 RULES = GateParams()
@@ -89,8 +90,8 @@ def truths(size: int) -> dict[str, list[Truth]]:
     def gain(name: str, apart: float) -> float:
         if not name.startswith("detect"):
             return int(name) / 100
-        power = paired.POWER if name == "detectable" else 0.95
-        return paired.detectable(Pairs(size * apart, 0, size), CLAIMS, power)
+        wanted = power.POWER if name == "detectable" else 0.95
+        return power.detectable(Pairs(size * apart, 0, size), CLAIMS, wanted)
 
     return {name: [Truth(gain(name, apart), apart) for apart in APART] for name in POINTS}
 
@@ -137,7 +138,7 @@ def simulated(
 
 def usual(size: int, pairs: int, generator: np.random.Generator) -> dict[str, Any]:
     """As above, with another truth for each pair, as challengers usually are."""
-    options = [Truth(gain, 0.2) for gain in generator.normal(0, paired.USUAL, pairs)]
+    options = [Truth(gain, 0.2) for gain in generator.normal(0, power.USUAL, pairs)]
     return simulated(options, size, pairs, pairs, generator)
 
 
@@ -222,7 +223,7 @@ def table(values: dict[str, Any]) -> list[str]:
         f"| {TRAINED + TRAINED // 4} in folds | 0 | {folds} | | |",
         "",
         "*Detectable*: what the gate says that it promotes four times in five. *Usual*: another "
-        f"truth for each pair, around 0 with a standard deviation of {100 * paired.USUAL:g} "
+        f"truth for each pair, around 0 with a standard deviation of {100 * power.USUAL:g} "
         "points. *Dead*: the smallest class is lost, the others gain. *Groups*: worse by a point, "
         "and each four examples are one.",
     ]

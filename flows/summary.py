@@ -91,8 +91,8 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     metrics = result.get("metrics", {})
     if "test.accuracy" in metrics:
         yield "test accuracy", _accuracy(metrics)
-    for words, accuracy in baselines.in_words(metrics).items():
-        yield "baseline", f"{accuracy:.3f}  {words}"
+    for name, accuracy in baselines.accuracies(metrics).items():
+        yield "baseline", f"{accuracy:.3f}  {baselines.called(name)}"
     if "registration" in result:
         known = result["registration"]
         aliases = ", ".join(known["aliases"]) or "no alias"

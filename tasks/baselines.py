@@ -32,16 +32,20 @@ class Baseline:
     details: dict[str, Any]  # JSON-ready: how it was made, and what its problem shows of it
 
 
-def in_words(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What each baseline of `metrics.json` is called, and its accuracy, those of all problems
-    first. Linear probes on candidates that were not chosen are left to the report."""
+def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The accuracy of each baseline of `metrics.json` by name, those of all problems first.
+
+    Linear probes on candidates that were not chosen are left to the report.
+    """
     found = {m[1]: metrics[m[0]] for m in map(_ACCURACY.fullmatch, metrics) if m}
     own = [name for name in found if not name.startswith("linear_probe_")]
     order = [name for name in _WORDS if name in found]
-    return {
-        _WORDS.get(name, name.replace("_", " ")): found[name]
-        for name in dict.fromkeys([*order, *own])
-    }
+    return {name: found[name] for name in dict.fromkeys([*order, *own])}
+
+
+def called(name: str) -> str:
+    """A baseline's name in words."""
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 def majority(targets: Ints, known: Labelling, examples: int) -> Baseline:

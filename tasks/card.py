@@ -95,8 +95,8 @@ def _results(record: dict[str, Any]) -> str:
         ends = [metrics.get(f"test.{key}_{end}") for end in ("low", "high")]
         interval = "" if None in ends else f"{ends[0]:.3f}–{ends[1]:.3f}"
         lines.append(f"| {name} | {value:.3f} | {interval} |")
-    for name, value in baselines.in_words(metrics).items():
-        lines.append(f"| accuracy of the baseline: {name} | {value:.3f} | |")
+    for name, value in baselines.accuracies(metrics).items():
+        lines.append(f"| accuracy of the baseline: {baselines.called(name)} | {value:.3f} | |")
     if (ece := metrics.get("test.ece")) is not None:
         lines.append(f"| calibration error (ECE) | {ece:.3f} | |")
     return "\n".join(lines)
@@ -187,20 +187,24 @@ def _limits(record: dict[str, Any]) -> str:
         lines.append(
             f"- It is right least often where {worst['column']} is {worst['value']}: on "
             f"{worst['accuracy']['value']:.1%} of {worst['examples']:,}"
-            + (", worse than elsewhere beyond chance." if worst["worse"] else ".")
+            + (
+                ", worse than elsewhere beyond chance."
+                if worst["worse"]
+                else ", which the lowest of several slices is by chance too."
+            )
         )
     if drift["differs"]:
         name = record["classes"][drift["target"]]
         lines.append(f"- Validation and test data differ, most in what it takes for {name}.")
-    low, value = metrics.get("test.accuracy_low"), metrics.get("test.accuracy")
-    for name, other in baselines.in_words(metrics).items():
-        if low is None or value is None or other < low:
+    for name, other in baselines.accuracies(metrics).items():
+        verdict = record["judged"]["baselines"][name]  # on the model
+        if verdict == "better":
             continue
-        figures = f"{other:.3f} against {value:.3f}"
-        if other > value:
-            lines.append(f"- A cheap baseline has a higher accuracy: {name}, {figures}.")
+        told = f"{baselines.called(name)}, {other:.3f} against {metrics['test.accuracy']:.3f}"
+        if verdict == "worse":
+            lines.append(f"- A cheap baseline does better: {told}.")
         else:
-            lines.append(f"- It is not clearly better than a cheap baseline: {name}, {figures}.")
+            lines.append(f"- It is not clearly better than a cheap baseline: {told}.")
     return "\n".join(lines)
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import evidence, metrics
+from tasks import evidence, metrics, paired
 from tasks.errors import DataError, ThawlineError
-from tasks.gate import paired
-from tasks.metrics import Bootstrap, Comparison, Interval, Ints
+from tasks.metrics import Bootstrap, Interval, Ints
+from tasks.paired import Comparison
 from tasks.params import Params
 from tasks.records import Project
 from tasks.tracking import registry, store
@@ -95,7 +95,7 @@ def compare(project: Project, params: Params, a: str, b: str) -> Compared:
         return np.asarray(both[column].map(numbers), np.int64)
 
     labels, in_a, in_b = map(numbered, ("label_a", "predicted_a", "predicted_b"))
-    judged = metrics.compare(labels, in_a, in_b, bootstrap)
+    judged = paired.compare(labels, in_a, in_b, groups, options.confidence)
     steps = (in_a == labels).astype(np.int64) - (in_b == labels)
     needed = examples_needed(
         judged, len(both), options.confidence, paired.design_effect(steps, groups)

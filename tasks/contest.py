@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import costs, freeze, metrics, race, recipes
+from tasks import costs, freeze, metrics, paired, race, recipes
 from tasks.params import FreezeParams, Params
 from tasks.records import Project, Selection, ViewPolicy
 
@@ -72,7 +72,7 @@ def run(project: Project, params: Params, contenders: Sequence[Selection], worth
     if first == favourite or rounds[favourite][last]["validation_loss"] is None:
         return Outcome(first, order, rounds, None)
     both = right[first][last], right[favourite][last]
-    lead = lead_of(*both, groups_of(project), params.seed, len(contenders) - 1)
+    lead = lead_of(*both, groups_of(project), len(contenders) - 1)
     ahead = lead.low > worth(favourite, 0.0) - worth(first, 0.0)
     winner = first if ahead else favourite
     return Outcome(winner, order, rounds, {k: round(v, 6) for k, v in asdict(lead).items()})
@@ -85,7 +85,7 @@ def groups_of(project: Project) -> metrics.Ints:
 
 
 def lead_of(
-    right: Right, others: Right, groups: metrics.Ints, seed: int, challengers: int = 1
+    right: Right, others: Right, groups: metrics.Ints, challengers: int = 1
 ) -> metrics.Interval:
     """By how much more often one is right than another, on the same examples, which come in groups.
 
@@ -93,9 +93,8 @@ def lead_of(
     much wider (Bonferroni).
     """
     confidence = 1 - (1 - CONFIDENCE) / challengers
-    bootstrap = metrics.Bootstrap(groups, confidence=confidence, seed=seed)
     a, b = right.astype(np.int64), others.astype(np.int64)
-    return metrics.compare(np.ones_like(a), a, b, bootstrap).difference
+    return paired.compare(np.ones_like(a), a, b, groups, confidence).difference
 
 
 def _place(rounds: Sequence[dict[str, Any]], backbone: str, worth: Worth) -> tuple[float, ...]:

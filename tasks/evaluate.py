@@ -24,7 +24,6 @@ from tasks import (
     evidence,
     files,
     labelling,
-    latency,
     learning_curve,
     linear_probes,
     looks,
@@ -33,6 +32,7 @@ from tasks import (
     report,
     retention,
     select,
+    serving,
     slices,
 )
 from tasks.baselines import Baseline
@@ -169,9 +169,7 @@ def _forward(
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """Logits of validation and test [n, classes]; and what a prediction takes: milliseconds of one
     example, and megabytes of weights."""
-    import torch
-
-    from tasks.engine import device, lengths
+    from tasks.engine import device
     from tasks.engine.fold import folded
 
     plan = ThawPlan.read(project.thaw_plan)
@@ -184,21 +182,18 @@ def _forward(
     size = params.embed.batch_size
 
     def predict(inputs: Tensor) -> Tensor:
-        views = problem.test_views(inputs, policy)
-        return torch.stack([model(view) for view in views]).mean(0)
+        return serving.predict(problem, model, policy, inputs)
 
-    held = sum(x.nbytes for x in model.state_dict().values()) / 1e6
+    held = serving.megabytes(model)
     model = folded(exact.host(model))
     found = {}
     for split in ("validation", "test"):
         rows, what = _rows(manifest, split), f"predict {split}"
         found[split] = linear_probes.outputs(predict, examples, rows, size, exact, what)
     rows = _rows(manifest, "test")
-    one = exact.send(examples.batch(lengths.typical(rows, examples.lengths(rows)), 0))
-    with torch.inference_mode():
-        taken = latency.milliseconds(lambda: predict(one).cpu())
-    serving = {"predict.milliseconds": taken, "predict.megabytes": round(held, 2)}
-    return {split: logits.astype(np.float64) for split, logits in found.items()}, serving
+    taken = serving.of_one(problem, model, policy, examples, rows, exact)
+    costs = {"predict.milliseconds": taken, "predict.megabytes": round(held, 2)}
+    return {split: logits.astype(np.float64) for split, logits in found.items()}, costs
 
 
 def _trained(

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import calibration, labelling, metrics
+from tasks import calibration, labelling, metrics, paired
 from tasks.baselines import Baseline
 from tasks.labelling import Floats, Labels
 from tasks.metrics import Bootstrap, Interval
+from tasks.paired import Comparison
 
 DIGITS = 6  # of figures in the record
 
@@ -78,7 +79,9 @@ def _against(
 ) -> dict[str, Any]:
     """A baseline's figures and the verdict on the model beside it."""
     figures = metrics.answers(labels, baseline.predicted, classes, bootstrap)
-    comparison = metrics.compare(labels, predicted, baseline.predicted, bootstrap)
+    comparison = paired.compare(
+        labels, predicted, baseline.predicted, bootstrap.groups, bootstrap.confidence
+    )
     return {
         "name": baseline.name,
         "title": baseline.title,
@@ -93,7 +96,7 @@ def verdict(
     title: str,
     model: Interval,
     baseline: Interval,
-    comparison: metrics.Comparison,
+    comparison: Comparison,
     advice: bool = False,
 ) -> str:
     """The comparison in words; `advice`: what to do when training has bought nothing."""

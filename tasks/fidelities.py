@@ -12,14 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
-from tasks import embed, freeze, labelling, ridge, side_training
+from tasks import embed, labelling, ridge, serving, side_training
 from tasks.errors import ThawlineError
 from tasks.labelling import Ints, Labels
 from tasks.params import Params
 from tasks.params import replace as replace_params
 from tasks.records import DataSummary, Phase, Project, Selection, ThawPlan
 from tasks.search import Beyond, Judged
-from tasks.select import milliseconds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,19 +119,21 @@ class Ladder:
         excess of 1, as measured times would differ from run to run.
         """
         limits, written = self.params.tune, self.params.train.head
+        most, slowest = limits.max_megabytes, limits.max_latency_ms
         found: dict[tuple[int, ...], tuple[str, float]] = {}
+        if most is None and slowest is None:
+            return found
         tried = limits.space.get("train.head.hidden")
         for hidden in tried.choices or [] if tried else [written.hidden]:
             head = written.model_copy(update={"hidden": hidden})
-            layers = freeze.with_new_head(self.plan, self.features.classes, head.hidden).layers
-            megabytes = 4 * sum(layer.parameters for layer in layers) / 1e6
-            if limits.max_megabytes is not None and megabytes > limits.max_megabytes:
-                found[tuple(head.hidden)] = "tune.max_megabytes", megabytes - limits.max_megabytes
-            elif limits.max_latency_ms is not None:
-                taken = milliseconds(self.project, self.params, self.plan.backbone, head)
-                if taken > limits.max_latency_ms:
-                    log.warning("a head with hidden layers %s: %.1f ms an example", hidden, taken)
-                    found[tuple(head.hidden)] = "tune.max_latency_ms", 1.0
+            megabytes, taken = serving.expected(
+                self.project, self.params, self.plan.backbone, head, timed=slowest is not None
+            )
+            if most is not None and megabytes > most:
+                found[tuple(head.hidden)] = "tune.max_megabytes", megabytes - most
+            elif slowest is not None and taken is not None and taken > slowest:
+                log.warning("a head with hidden layers %s: %.1f ms an example", hidden, taken)
+                found[tuple(head.hidden)] = "tune.max_latency_ms", 1.0
         return found
 
 

@@ -12,12 +12,12 @@ of the head alone: what thawing brings comes on top.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks import labelling, ridge
+from tasks import labelling, metrics, ridge
 from tasks.labelling import Floats, Ints, Labels
 from tasks.metrics import Bootstrap, Interval
 from tasks.progress import progress
@@ -89,14 +89,24 @@ def measure(
         low, high = np.quantile(values, [tail, 1 - tail])
         return Interval(value, min(float(low), value), max(float(high), value))
 
-    return LearningCurve(
+    found = LearningCurve(
         sizes=sizes,
-        accuracy=[interval(1 - errors[:, i], float(right[:, i].mean())) for i in range(len(sizes))],
+        accuracy=[metrics.share(right[:, i], bootstrap) for i in range(len(sizes))],
         examples=labelled,
         now=interval(resampled[:, 0], float(fitted[0])),
         more=more,
         gain=interval(resampled[:, 1] - resampled[:, 0], float(fitted[1] - fitted[0])),
         doubled=interval(resampled[:, 2], float(fitted[2])),
+    )
+    if not right[:, -1].all():
+        return found
+    # Resampling shows no error where there was none.
+    low = found.accuracy[-1].low
+    return replace(
+        found,
+        now=Interval(found.now.value, min(low, found.now.low), 1.0),
+        gain=Interval(found.gain.value, min(0.0, found.gain.low), 1 - low),
+        doubled=Interval(found.doubled.value, min(low, found.doubled.low), 1.0),
     )
 
 

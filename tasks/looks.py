@@ -13,33 +13,47 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SHARED = 0.5  # of a test split: a model that was judged on so much of it has been looked at
+
+
 def note(project: Project, manifest: pd.DataFrame, model: str | None = None) -> int:
     """Note that a model is judged on the test split; how many were, with it.
 
     Of this copy of the project, as far as its scratch goes back. The same model counts once: the
     trained one by its weights, others by their name.
     """
-    ledger = _ledger(project, manifest)
+    examples = _examples(manifest)
+    path = _folder(project) / f"{files.sha256_json(examples)[:24]}.json"
     model = model or files.sha256_file(project.train / "weights.safetensors")
-    seen = set(_seen(ledger)) | {model}
-    files.write_json(ledger, sorted(seen))
-    return len(seen)
+    models = set(_seen(path)["models"]) | {model}
+    files.write_json(path, {"examples": examples, "models": sorted(models)})
+    return count(project, manifest)
 
 
 def count(project: Project, manifest: pd.DataFrame) -> int:
-    """How many models were judged on this test split so far."""
-    return len(_seen(_ledger(project, manifest)))
+    """How many models were judged so far on this test split, or on most of it: a split that has
+    grown or was relabelled is not a new one."""
+    examples, models = set(_examples(manifest)), set[str]()
+    for path in sorted(_folder(project).glob("*.json")):
+        seen = _seen(path)
+        if len(examples.intersection(seen["examples"])) >= SHARED * len(examples):
+            models.update(seen["models"])
+    return len(models)
 
 
-def _ledger(project: Project, manifest: pd.DataFrame) -> Path:
-    test = manifest[manifest["split"] == "test"]
-    digest = files.sha256_json(sorted(zip(test["id"], test["label"], strict=True)))
-    return project.scratch / "looks" / f"{digest[:24]}.json"
+def _examples(manifest: pd.DataFrame) -> list[str]:
+    """Beginnings of the ids of the test examples, which are hashes of their content."""
+    return sorted(str(name)[:12] for name in manifest["id"][manifest["split"] == "test"])
 
 
-def _seen(ledger: Path) -> list[str]:
+def _folder(project: Project) -> Path:
+    return project.scratch / "looks"
+
+
+def _seen(path: Path) -> dict[str, list[str]]:
+    """The test examples and the models that were judged on them."""
     try:
-        found: list[str] = files.read_json(ledger)
-    except (OSError, ValueError):
-        return []
-    return found
+        found = files.read_json(path)
+        return {name: list(found[name]) for name in ("examples", "models")}
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of an older form
+        return {"examples": [], "models": []}

@@ -1,15 +1,14 @@
 """How good predictions are, and how sure one can be of it.
 
 Every figure here is a function of sums over examples (right answers of a class, confidence in a
-bin, …). So one resampling of those sums gives the interval of all of them, and two models judged
-on the same resamples are compared example by example.
+bin, …). So one resampling of those sums gives the interval of all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from tasks.labelling import Labels
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["better", "worse", "not distinguishable"]
 
 CELLS = 2_000_000  # resampled counts held at once
 
@@ -43,17 +41,6 @@ class ClassScore:
     precision: Interval | None  # None: never predicted
     recall: Interval | None  # None: no example
     f1: Interval | None  # None: neither
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A model against a baseline on the same examples."""
-
-    difference: Interval  # accuracy of the model less that of the baseline
-    only_model_right: int
-    only_baseline_right: int
-    p_value: float  # exact McNemar, two-sided
-    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -100,6 +87,19 @@ class Bootstrap:
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(figure(self.totals(tallies)), [tail, 1 - tail])
         return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def share(right: Any, bootstrap: Bootstrap) -> Interval:
+    """Share of `right` answers [n]: resampled, or Wilson's interval where all or none are.
+
+    Resampling a set without a single error (or right answer) shows none either.
+    """
+    right = np.asarray(right, np.float64)
+    value = float(right.mean())
+    if value in (0.0, 1.0):
+        return wilson(value, bootstrap.clusters, bootstrap.confidence)
+    tallies = np.column_stack([right, np.ones_like(right)])
+    return bootstrap.interval(tallies, lambda totals: ratio(totals[..., 0], totals[..., 1]))
 
 
 def group_index(groups: Any) -> Ints:
@@ -240,30 +240,6 @@ def per_class(
             ClassScore(name, int(true.sum()), int(called.sum()), share(called), share(true), f1)
         )
     return scores
-
-
-def compare(labels: Labels, model: Labels, baseline: Labels, bootstrap: Bootstrap) -> Comparison:
-    """Is a model's accuracy distinguishable from a baseline's on the same examples?
-
-    Only when both agree on it: the paired bootstrap interval of the difference leaves out 0, and
-    the exact McNemar test (McNemar 1947) rejects at 1 - confidence.
-    """
-    from scipy.stats import binomtest
-
-    model_right, baseline_right = (labelling.right(labels, said) for said in (model, baseline))
-    gained = int((model_right & ~baseline_right).sum())
-    lost = int((~model_right & baseline_right).sum())
-    step = model_right.astype(np.float64) - baseline_right
-    tallies = np.column_stack([step, np.ones_like(step)])
-    difference = bootstrap.interval(tallies, lambda totals: ratio(totals[..., 0], totals[..., 1]))
-    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    verdict: Verdict = "not distinguishable"
-    if p_value < 1 - bootstrap.confidence:
-        if difference.low > 0:
-            verdict = "better"
-        elif difference.high < 0:
-            verdict = "worse"
-    return Comparison(difference, gained, lost, p_value, verdict)
 
 
 def ratio(part: Any, whole: Any) -> Floats:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks import latency, packaged
+from tasks import packaged, serving
 from tasks.errors import ThawlineError
 from tasks.labelling import CUT
 
@@ -99,9 +99,9 @@ def check(
     """Compare the file, whose input is `name`, with the network (`own`) on some batches.
 
     Returns how `many` there are, the `largest_difference` of a probability, `other_labels` (how
-    many get another one that is no tie), `megabytes`, and the milliseconds of a single example in
-    both; `several`: whether one may have several labels. Raises `ThawlineError` when they are not
-    the same model.
+    many get another one), how many of these are `ties` (probabilities as good as equal),
+    `megabytes`, and the milliseconds of a single example in both; `several`: whether one may have
+    several labels. Raises `ThawlineError` when they are not the same model.
     """
     import onnxruntime
 
@@ -117,11 +117,14 @@ def check(
     )
     difference = float(np.abs(ours - theirs).max())
     if several:
-        lead = np.where((ours > CUT) != (theirs > CUT), np.abs(ours - CUT), 0).max(1)
+        apart = (ours > CUT) != (theirs > CUT)
+        other, lead = apart.any(1), np.where(apart, np.abs(ours - CUT), 0).max(1)
     else:
-        lead = ours.max(1) - np.take_along_axis(ours, theirs.argmax(1)[:, None], 1)[:, 0]
-    other_labels = int((lead > TOLERANCE).sum())
-    if difference > TOLERANCE or other_labels:
+        called = theirs.argmax(1)
+        lead = ours.max(1) - np.take_along_axis(ours, called[:, None], 1)[:, 0]
+        other = called != ours.argmax(1)
+    other_labels, ties = int(other.sum()), int((other & (lead <= TOLERANCE)).sum())
+    if difference > TOLERANCE or other_labels > ties:
         raise ThawlineError(
             f"the ONNX file is not the same model: {other_labels} of {len(ours)} {many} get "
             f"another label, probabilities differ by up to {difference:.2g}; set package.onnx to "
@@ -132,9 +135,10 @@ def check(
         many: len(ours),
         "largest_difference": difference,
         "other_labels": other_labels,
+        "ties": ties,
         "megabytes": round(path.stat().st_size / 1e6, 2),
-        "milliseconds": latency.milliseconds(lambda: exported(one)),
-        "torch_milliseconds": latency.milliseconds(lambda: own(one)),
+        "milliseconds": serving.milliseconds(lambda: exported(one)),
+        "torch_milliseconds": serving.milliseconds(lambda: own(one)),
     }
 
 

@@ -131,7 +131,10 @@ def describe(
         },
         **({"warm_start": {k: start[k] for k in ("model", "version", "digest")}} if start else {}),
         "cost": _cost(project, plan, summary, start),
-        "judged": {key: evaluation[key] for key in ("slices", "worst", "drift", "learning_curve")},
+        "judged": {
+            **{key: evaluation[key] for key in ("slices", "worst", "drift", "learning_curve")},
+            "baselines": {x["name"]: x["comparison"]["verdict"] for x in evaluation["baselines"]},
+        },
         "metrics": {k: v for k, v in metrics.items() if k.startswith(_FIGURES)},
     }
 

@@ -39,7 +39,7 @@ def rank(candidates: Sequence[Candidate], options: SelectParams) -> list[Candida
         replace(c, score=round(value(c.backbone, x), 6))
         for c, x in zip(candidates, expected, strict=True)
     ]
-    scored.sort(key=lambda c: (bool(c.ruled_out), -c.score, c.flops, c.backbone))
+    scored.sort(key=lambda c: (bool(c.ruled_out), -c.score, _cost(c, options.prefer), c.backbone))
     return [replace(candidate, rank=i) for i, candidate in enumerate(scored, start=1)]
 
 
@@ -132,15 +132,19 @@ def why(
     second = allowed[1]
     if best.race:
         last = min(len(best.race), len(second.race)) - 1
-        own, other = (c.race[last]["accuracy"]["value"] for c in (best, second))
+        own = best.race[last]["accuracy"]["value"]
+        other = second.race[last]
+        beside = f"{second.backbone} on {other['accuracy']['value']:.1%}"
+        if other["validation_loss"] is None:
+            beside = f"{second.backbone} diverged"
         raced = sum(bool(c.race) for c in ranked)
         kept = lead is not None and best.score == max(c.score for c in allowed)
         won = "keeps its lead by score in" if kept else "has won"
         doubt = ", which does not tell them apart" if kept else ""
         return (
             f"{chosen} {won} a race of {raced} close candidates, its cost counted: right on "
-            f"{own:.1%} of validation after {best.race[last]['epochs']} epochs, {second.backbone} "
-            f"on {other:.1%}{doubt}{out} ({figures})."
+            f"{own:.1%} of validation after {best.race[last]['epochs']} epochs, "
+            f"{beside}{doubt}{out} ({figures})."
         )
     if second.score == best.score:
         return f"{chosen} scores as well as {second.backbone} and costs no more{out} ({figures})."

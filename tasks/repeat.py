@@ -129,9 +129,7 @@ def _by_fold(frame: pd.DataFrame, params: Params) -> dict[str, Any]:
     groups = metrics.group_index(frame["group"])
     bootstrap = Bootstrap(groups, options.bootstrap, options.confidence, params.seed)
     right = (frame["label"] == frame["predicted"]).to_numpy(np.float64)
-    accuracy = bootstrap.interval(
-        np.column_stack([right, np.ones_like(right)]), lambda t: metrics.ratio(t[..., 0], t[..., 1])
-    )
+    accuracy = metrics.share(right, bootstrap)
     each = [float(right[frame["fold"] == number].mean()) for number in sorted(set(frame["fold"]))]
     found: dict[str, Any] = evidence.plain(
         {"examples": len(frame), "accuracy": asdict(accuracy), "each": each}

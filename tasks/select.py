@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks import labelling, latency, problems, ranking, ridge, warm_start
+from tasks import labelling, problems, ranking, ridge, serving, warm_start
 from tasks.embed import drop_unlisted
 from tasks.errors import ThawlineError
 from tasks.labelling import Labels
 from tasks.params import HeadParams, Params
 from tasks.progress import progress
-from tasks.records import Candidate, DataSummary, Embedding, Project, Selection, ViewPolicy
+from tasks.records import Candidate, DataSummary, Embedding, Project, Selection
 
 Features = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.int64]
@@ -92,46 +92,25 @@ def _validation_examples(project: Project) -> int:
 def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
     """The limit that a candidate is beyond, in words; empty when it is within all."""
     limits = params.select
-    megabytes = 4 * candidate.parameters / 1e6
     if limits.licences and candidate.licence not in limits.licences:
         return f"its licence is {candidate.licence}, not one of select.licences"
     if limits.max_parameters is not None and candidate.parameters > limits.max_parameters:
         return f"{candidate.parameters:,} parameters, select.max_parameters is " + (
             f"{limits.max_parameters:,}"
         )
-    if limits.max_megabytes is not None and megabytes > limits.max_megabytes:
-        return f"{megabytes:.1f} MB, select.max_megabytes is {limits.max_megabytes:g}"
-    if limits.max_latency_ms is not None:
-        taken = milliseconds(project, params, candidate.backbone)
-        if taken > limits.max_latency_ms:
-            log.warning("%s: %.1f ms an example", candidate.backbone, taken)
-            # Without the figure, which would differ from run to run.
-            return f"slower here than select.max_latency_ms, {limits.max_latency_ms:g}"
+    most, slowest = limits.max_megabytes, limits.max_latency_ms
+    if most is None and slowest is None:
+        return ""
+    megabytes, taken = serving.expected(
+        project, params, candidate.backbone, HeadParams(), timed=slowest is not None
+    )
+    if most is not None and megabytes > most:
+        return f"{megabytes:.1f} MB, select.max_megabytes is {most:g}"
+    if slowest is not None and taken is not None and taken > slowest:
+        log.warning("%s: %.1f ms an example", candidate.backbone, taken)
+        # Without the figure, which would differ from run to run.
+        return f"slower here than select.max_latency_ms, {slowest:g}"
     return ""
-
-
-def milliseconds(
-    project: Project, params: Params, backbone: str, head: HeadParams | None = None
-) -> float:
-    """The median time of one example in float32, on the device and with the threads of `params`;
-    `head`: a new one in place of the backbone's own."""
-    from tasks.engine import lengths
-    from tasks.engine.device import resolve
-
-    problem = problems.load(params.problem)
-    compute = resolve(params.device, "float32")
-    loaded = problem.backbone(backbone, params.embed, project.root)
-    policy = ViewPolicy.read(project.augment / "plain.json")
-    examples = problem.examples(project, policy, loaded)
-    rows = np.arange(len(pd.read_parquet(project.manifest, columns=["target"])))
-    one = examples.batch(lengths.typical(rows, examples.lengths(rows)), 0)
-    model = loaded.model
-    if head is not None:
-        classes = len(DataSummary.read(project.summary).classes)
-        model, _ = problem.build(loaded, classes, head)
-    model, inputs = model.to(compute.device).eval(), compute.send(one)
-    # To the CPU: a GPU is asked to have finished.
-    return latency.milliseconds(lambda: compute.forward(model, inputs).cpu())
 
 
 def _require_one(candidates: Sequence[Candidate]) -> None:

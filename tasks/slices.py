@@ -15,13 +15,15 @@ from tasks.records import COLUMN
 
 VALUES = 50  # of a column, at most; of more numbers, their quarters
 LEAST = 20  # test examples of a slice that is judged
+FEWEST = 10  # groups on either side of a difference that is called no chance
 
 
 def judge(
     labels: Labels, predicted: Labels, examples: pd.DataFrame, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """`slices`: `column`, `value`, `examples`, `accuracy` (Wilson interval, n counts groups) and
-    whether it is `worse` than the rest beyond chance; `worst`: the lowest accuracy among them."""
+    whether it is `worse` than the rest beyond chance; `worst`: the one of lowest accuracy, which
+    by chance alone is below that of all."""
     right = labelling.right(labels, predicted)
     found: list[dict[str, Any]] = []
     inside: list[npt.NDArray[np.bool_]] = []
@@ -57,7 +59,7 @@ def _worse(
     slices are tested (Bonferroni; the normal interval of the resampled difference)."""
     from scipy.stats import norm
 
-    if here.all():
+    if min(len(np.unique(bootstrap.groups[side])) for side in (here, ~here)) < FEWEST:
         return False
     tallies = np.column_stack([right & here, here, right & ~here, ~here]).astype(np.float64)
 

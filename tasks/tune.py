@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import evidence, files, metrics, recipes, search, versions
+from tasks import evidence, files, metrics, paired, recipes, search, versions
 from tasks.errors import Diverged, ThawlineError
 from tasks.fidelities import Halves, Ladder
 from tasks.freeze import epochs_of
@@ -150,7 +150,7 @@ def _confirmed(
     if theirs is None:
         why = f"{why}; {where} it is right on {accuracy.value:.1%}; {unknown}"
         return best["values"], why, evidence.plain({**told, "uncompared": unknown})
-    judged = metrics.compare(np.ones_like(ours), ours, _answers(theirs), resamples)
+    judged = paired.compare(np.ones_like(ours), ours, _answers(theirs), groups, options.confidence)
     told = evidence.plain({**told, **asdict(judged)})
     gap = f"{100 * judged.difference.value:+.1f} points"
     if judged.difference.value < 0:

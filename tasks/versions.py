@@ -19,14 +19,14 @@ VERSIONS = {
     "prepare": 4,
     "augment": 4,
     "embed": 5,
-    "select": 12,
+    "select": 13,
     "inspect": 4,
     "freeze": 11,
-    "tune": 13,
+    "tune": 14,
     "train": 11,
-    "repeat": 7,
-    "evaluate": 8,
-    "package": 6,
+    "repeat": 8,
+    "evaluate": 9,
+    "package": 7,
 }
 
 HEADER = """\

@@ -32,18 +32,17 @@ def judge(challenger: Evidence, champion: Evidence | None, rules: GateParams) ->
     `DataError` when the two were judged on different examples or by different labels.
     """
     test = shared(challenger.predictions, champion.predictions if champion else None)
-    judged = accuracy.judge(challenger, champion, test, rules)
     found = [
         _another(challenger, champion),
         _same_test(test),
-        *judged.rules,
-        *subsets.judge(test, rules, challenger.several),
+        *accuracy.judge(challenger, champion, test, rules),
+        *(subsets.judge(test, rules, challenger.several) if champion else subsets.unjudged()),
         *limits.judge(challenger, rules, rules.max_drop),
     ]
     failed = [rule for rule in found if rule.state == "failed"]
     open_ = [rule for rule in found if rule.state == "undecided"]
     decision: Decision = "keep" if failed else "undecided" if open_ else "promote"
-    more = judged.needed if decision == "undecided" else None
+    more = max(rule.needed or 0 for rule in open_) if decision == "undecided" else None
     if failed:
         stays = "Keep the champion." if champion else "Not good enough for a first champion."
         told = f"{stays} {failed[0].sentence}"

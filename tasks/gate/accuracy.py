@@ -12,35 +12,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
-from tasks.gate import paired
+from tasks import paired
+from tasks.gate import power
 from tasks.gate.evidence import Evidence, Shared, agreeing, shared
-from tasks.gate.paired import Claims, NotWorse, Pairs
+from tasks.gate.power import Claims, NotWorse
 from tasks.gate.verdict import Rule, State
+from tasks.paired import Pairs
 from tasks.params import PromoteParams
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The rules' states, and for each that examples can decide, what does."""
-
-    rules: list[Rule]
-    claims: dict[str, tuple[Pairs, Claims]]
-
-    @property
-    def needed(self) -> int:
-        """How many more examples decide the rules that are undecided."""
-        open_ = {self.claims[rule.name] for rule in self.rules if rule.state == "undecided"}
-        return max(paired.needed(pairs, claims) for pairs, claims in open_)
 
 
 def judge(
     challenger: Evidence, champion: Evidence | None, test: Shared, rules: PromoteParams
-) -> Judged:
+) -> list[Rule]:
     """The rules; by cross-validation where the test set is small and both bring folds."""
     options = (rules.confidence, rules.min_gain, rules.max_loss)
     claims, tested = Claims(*options), Pairs.of(test.steps, test.groups)
@@ -51,24 +37,22 @@ def judge(
             pairs, where = folds
     rival = champion.name if champion else "the commonest class"
     # Folds judge the recipe; what the model itself does on the test set must not stand against it.
-    levels = [rules.confidence, rules.confidence, 2 * paired.CERTAIN - 1]
+    levels = [rules.confidence, rules.confidence, 2 * power.CERTAIN - 1]
     found = paired.intervals([pairs, tested, pairs], levels).tolist()
     span, (_, high_tested), (certain_low, _) = found
     made = [
         _better(pairs, claims, span, rival, where),
-        _not_worse(certain_low, claims),
+        _not_worse(pairs, certain_low, claims),
         _min_gain(min(span[1], high_tested), claims),
     ]
-    deciding = {"better": (pairs, claims), "not_worse": (pairs, claims)}
     if test.newest is not None:
         old = ~test.newest
         if not old.any():
             why = "Nothing of the champion's test set is left to judge by; all of it is newer."
-            return Judged([*made, Rule("frozen_test", "skipped", why)], deciding)
+            return [*made, Rule("frozen_test", "skipped", why)]
         frozen = Pairs.of(test.steps[old], test.groups[old])
-        made.append(_frozen_test(frozen, claims, int(old.sum())))
-        deciding["frozen_test"] = (frozen, NotWorse(*options))
-    return Judged(made, deciding)
+        made.append(_frozen_test(frozen, NotWorse(*options), int(old.sum())))
+    return made
 
 
 def _by_folds(
@@ -103,7 +87,7 @@ def _by_folds(
 def _better(pairs: Pairs, claims: Claims, span: list[float], rival: str, where: str) -> Rule:
     p, (low, high) = float(paired.p_values(pairs.gained, pairs.lost)), span
     state: State = "passed" if p <= (1 - claims.confidence) / 2 else "undecided"
-    detectable = paired.detectable(pairs, claims)
+    detectable = power.detectable(pairs, claims)
     gain = f"{points(pairs.gain)} points ({points(low)} to {points(high)}) against {rival}"
     sure = f"surely better on {where}" if state == "passed" else f"not surely better on {where}"
     numbers = {
@@ -118,22 +102,23 @@ def _better(pairs: Pairs, claims: Claims, span: list[float], rival: str, where: 
         "detectable": detectable,
     }
     told = f"{gain}: {sure}, which tell apart {points(detectable)} or more."
-    return Rule("better", state, told, numbers)
+    needed = None if state == "passed" else power.needed(pairs, claims)
+    return Rule("better", state, told, numbers, needed)
 
 
-def _not_worse(low: float, claims: Claims) -> Rule:
+def _not_worse(pairs: Pairs, low: float, claims: Claims) -> Rule:
     allowed = f"the {100 * claims.max_loss:g} points that may be lost"
     numbers = {"low": low, "max_loss": claims.max_loss}
     if low > -claims.max_loss:
         return Rule("not_worse", "passed", f"Surely no worse by {allowed}.", numbers)
     told = f"It may lose {points(-low).lstrip('+')} points, more than {allowed}."
-    return Rule("not_worse", "undecided", told, numbers)
+    return Rule("not_worse", "undecided", told, numbers, power.needed(pairs, claims))
 
 
 def _frozen_test(pairs: Pairs, claims: Claims, examples: int) -> Rule:
     """The champion's own test set, without what has come since."""
     worse = float(paired.p_values(pairs.lost, pairs.gained)) <= (1 - claims.confidence) / 2
-    [[low, _]] = paired.intervals([pairs], 2 * paired.CERTAIN - 1).tolist()
+    [[low, _]] = paired.intervals([pairs], 2 * power.CERTAIN - 1).tolist()
     numbers = {"gain": pairs.gain, "low": low, "examples": examples, "max_loss": claims.max_loss}
     told = f"{points(pairs.gain)} points on the champion's own {examples:,} test examples"
     if worse:
@@ -143,7 +128,8 @@ def _frozen_test(pairs: Pairs, claims: Claims, examples: int) -> Rule:
             "frozen_test", "passed", f"{told}: surely no worse by what may be lost.", numbers
         )
     may = points(-low).lstrip("+")
-    return Rule("frozen_test", "undecided", f"{told}: it may lose {may} there.", numbers)
+    told = f"{told}: it may lose {may} there."
+    return Rule("frozen_test", "undecided", told, numbers, power.needed(pairs, claims))
 
 
 def _min_gain(high: float, claims: Claims) -> Rule:

@@ -10,7 +10,8 @@ from tasks.params import PromoteParams
 
 State = Literal["passed", "failed", "undecided", "skipped"]
 Decision = Literal["promote", "keep", "undecided"]
-NOT_WORSE = ("not_worse", "frozen_test")  # the rules that alone promote by `promote_if_not_worse`
+# The rules whose doubt `promote_if_not_worse` does not pass over.
+NOT_WORSE = ("not_worse", "frozen_test", "classes", "slices")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Rule:
     state: State
     sentence: str
     numbers: dict[str, Any] = field(default_factory=dict)
+    needed: int | None = None  # more examples that would decide what is undecided
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import augment, contest, embed, race, ranking, select
+from tasks import augment, contest, embed, problems, race, ranking, select, serving
 from tasks.errors import Diverged, ThawlineError
-from tasks.params import Params
-from tasks.records import Embedding, Project, Selection
+from tasks.params import HeadParams, Params
+from tasks.records import Embedding, Project, Selection, ViewPolicy
 from tests.tasks import drawn_project
 
 BACKBONES = ["mobilenet_v2", "tf_efficientnet_lite0"]
@@ -152,17 +152,39 @@ def test_a_lead_is_judged_on_the_same_examples() -> None:
     one, other = np.arange(400) < 300, np.arange(400) < 292
     apart = np.random.default_rng(0).permutation(one)
     each = np.arange(400)
-    near, far = (contest.lead_of(one, x, each, 0) for x in (other, apart & other))
+    near, far = (contest.lead_of(one, x, each) for x in (other, apart & other))
     assert near.low > 0 and near.value == 0.02
     assert far.high - far.low > 2 * (near.high - near.low)
-    together = contest.lead_of(one, other, each // 8, 0)  # the eight are of one group
-    assert together.low == 0
-    many = contest.lead_of(one, other, each, 0, challengers=15)
+    together = contest.lead_of(one, other, each // 8)  # the eight are of one group
+    assert together.low < 0
+    many = contest.lead_of(one, other, each, challengers=15)
     assert many.low < near.low and many.high > near.high
 
 
-def test_latency_is_measured_here(project: Project) -> None:
-    select.run(project, settings(max_latency_ms=60_000, race=0))
+def test_latency_and_size_are_measured_here(project: Project) -> None:
+    select.run(project, settings(max_latency_ms=60_000, max_megabytes=1000, race=0))
     assert not any(c.ruled_out for c in Selection.read(project.selection).candidates)
     with pytest.raises(ThawlineError, match=r"slower here than select\.max_latency_ms, 0\.0001"):
         select.run(project, settings(max_latency_ms=0.0001, race=0))
+    size, _ = serving.expected(project, settings(), BACKBONES[1], HeadParams(), timed=False)
+    wide = HeadParams(hidden=[1000])
+    larger, taken = serving.expected(project, settings(), BACKBONES[1], wide, timed=False)
+    assert larger - size > 4 * 1280 * 1000 / 1e6 and taken is None  # the head counts
+    select.run(project, settings(max_megabytes=size - 0.01, race=0))
+    by_name = {c.backbone: c.ruled_out for c in Selection.read(project.selection).candidates}
+    assert by_name[BACKBONES[1]].endswith(f"MB, select.max_megabytes is {size - 0.01:g}")
+
+
+def test_what_is_timed_is_what_predicts() -> None:
+    problem = problems.load("image_classification")
+    policy = ViewPolicy("image_classification", 0, 0, {}, [], test_time="flip")
+    seen: list[torch.Tensor] = []
+
+    def model(view: torch.Tensor) -> torch.Tensor:
+        seen.append(view)
+        return view.sum((1, 2, 3))[:, None] * len(seen)
+
+    image = torch.rand(1, 3, 4, 4)
+    found = serving.predict(problem, model, policy, image)  # type: ignore[arg-type]
+    assert len(seen) == 2 and (seen[1] == image.flip(-1)).all()
+    assert found.item() == pytest.approx(1.5 * image.sum().item())

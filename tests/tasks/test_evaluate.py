@@ -32,7 +32,8 @@ from tasks import (
 )
 from tasks.errors import DataError
 from tasks.labelling import Labelling
-from tasks.metrics import Bootstrap, Comparison, Interval
+from tasks.metrics import Bootstrap, Interval
+from tasks.paired import Comparison
 from tasks.params import HeadParams, Params, TrainParams
 from tasks.problems import image_classification as problem
 from tasks.records import Project, ThawPlan, TrainRun, Tuning, ViewPolicy

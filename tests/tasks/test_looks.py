@@ -24,5 +24,10 @@ def test_each_model_counts_once_on_each_test_split(tmp_path: Path) -> None:
     assert looks.note(project, manifest) == looks.count(project, manifest) == 2
     more_training = pd.concat([manifest, manifest.head(1).assign(id="e")])
     assert looks.note(project, more_training) == 2  # the same test split
-    other = manifest.assign(split=["test", "train", "test", "test"])
+    grown = manifest.assign(split=["test", "train", "test", "test"], label=list("xxxy"))
+    assert looks.count(project, grown) == 2  # most of it was looked at before
+    weights.write_bytes(b"three")
+    assert looks.note(project, grown) == 3
+    other = manifest.assign(id=list("efgh"))
+    assert looks.count(project, other) == 0
     assert looks.note(project, other) == 1

@@ -9,10 +9,13 @@ from tasks import slices
 from tasks.metrics import Bootstrap
 
 
-def judged(columns: dict[str, object], right: np.ndarray) -> dict[str, object]:
+def judged(
+    columns: dict[str, object], right: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, object]:
     labels = np.zeros(len(right), np.int64)
     frame = pd.DataFrame({f"column.{name}": values for name, values in columns.items()})
-    return slices.judge(labels, np.where(right, 0, 1), frame, Bootstrap(np.arange(len(right))))
+    bootstrap = Bootstrap(np.arange(len(right)) if groups is None else groups)
+    return slices.judge(labels, np.where(right, 0, 1), frame, bootstrap)
 
 
 def test_the_worst_slice_is_named_and_told_from_chance() -> None:
@@ -25,6 +28,14 @@ def test_the_worst_slice_is_named_and_told_from_chance() -> None:
     assert rows["south"]["accuracy"].value == right[site == "south"].mean()
     assert not rows["north"]["worse"] and not rows["west"]["worse"]
     assert rows["west"]["accuracy"].high - rows["west"]["accuracy"].low > 0.1
+
+
+def test_few_groups_prove_nothing_of_a_slice() -> None:
+    site, right = np.repeat(["north", "south"], [300, 100]), np.arange(400) < 320
+    for groups, worse in ((4, False), (100, True)):  # of the south's hundred, each group as one
+        members = np.where(site == "south", np.arange(400) % groups, 100 + np.arange(400))
+        found = judged({"site": site}, right, np.unique(members, return_inverse=True)[1])
+        assert {row["value"]: row["worse"] for row in found["slices"]}["south"] is worse
 
 
 def test_slices_that_do_not_differ_are_rarely_called_worse() -> None:

@@ -180,6 +180,7 @@ def knows_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         prepared(project, settings())
         train.run(project, settings())
     judged = {"slices": [], "worst": None, "drift": {"differs": False}, "learning_curve": None}
+    judged = {**judged, "baselines": []}
     files.write_json(project.evaluate / "evaluation.json", {"temperature": 1.0, **judged})
     files.write_json(project.reports / "metrics.json", {})
     package.run(project, settings())

@@ -70,6 +70,7 @@ def make(root: Path, seed: int = 0, accuracy_low: float = 0.8) -> Project:
             "worst": slow,
             "drift": {"p_value": 0.001, "differs": True, "distance": 0.3, "target": 2},
             "learning_curve": None,
+            "baselines": [baseline(name) for name in ("majority", "linear_probe")],
         },
     )
     _predictions(seed).to_parquet(project.evaluate / "predictions.parquet", index=False)
@@ -84,6 +85,11 @@ def make(root: Path, seed: int = 0, accuracy_low: float = 0.8) -> Project:
     files.write_json(project.reports / "metrics.json", metrics)
     (project.reports / "report.html").write_text("<html>the report</html>")
     return project
+
+
+def baseline(name: str, verdict: str = "better") -> dict[str, object]:
+    """Of `evaluation.json`: a baseline, and the verdict on the model beside it."""
+    return {"name": name, "comparison": {"verdict": verdict}}
 
 
 def _predictions(seed: int) -> pd.DataFrame:

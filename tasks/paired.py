@@ -1,26 +1,36 @@
-"""Two models on the same examples: what their different answers prove, and how many would.
+"""Two models on the same examples: what their different answers prove.
 
-Everything follows from three counts: examples that the challenger alone has right (gained), that
-the champion alone has right (lost), and all. Where examples come in groups, which are no separate
+Everything follows from three counts: examples that the one in question alone has right (gained),
+that the other alone has right (lost), and all. Where examples come in groups, which are no separate
 evidence, the counts are divided by the design effect (Rao and Scott, Biometrics 1992).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from tasks.metrics import Floats, Ints
+from tasks import labelling
+from tasks.labelling import Floats, Ints, Labels
+from tasks.metrics import Interval
 
-POWER = 0.8  # chance that the examples asked for decide
-CERTAIN = 0.99  # that a promoted model does not lose more than it may
-USUAL = 0.02  # standard deviation of the true gains of challengers, around 0
-MOST = 10**9  # examples that anybody would ask for
+Verdict = Literal["better", "worse", "not distinguishable"]
+
 HALVINGS = 24  # of a range of 1 or 2: to a hundred-thousandth of a point
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against a baseline on the same examples."""
+
+    difference: Interval  # accuracy of the model less that of the baseline
+    only_model_right: int
+    only_baseline_right: int
+    p_value: float  # exact McNemar, two-sided
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -53,37 +63,39 @@ class Pairs:
         return max(self.gained + self.lost, 1.0) / self.examples
 
 
-@dataclass(frozen=True)
-class Claims:
-    """What is to be proved: the gain is above 0, above -`max_loss`, or below `min_gain`."""
+def compare(
+    labels: Labels, model: Labels, baseline: Labels, groups: Ints, confidence: float
+) -> Comparison:
+    """Is a model's accuracy distinguishable from a baseline's on the same examples?
 
-    confidence: float
-    min_gain: float
-    max_loss: float
-
-    def thresholds(self, apart: float, examples: float) -> tuple[float, float]:
-        """The estimates of the gain below which it is kept, and above which it is promoted."""
-        sure, certain = _normal(0.5 + self.confidence / 2), _normal(CERTAIN)
-        error = math.sqrt(apart / examples)
-        # An exact test stops at whole counts: 1 / n is Edwards' correction of McNemar's test.
-        promoted = max(sure * error + 1 / examples, certain * error - self.max_loss)
-        return self.min_gain - sure * error, promoted
-
-
-class NotWorse(Claims):
-    """What is to be proved instead: the gain is above -`max_loss`, or below 0."""
-
-    def thresholds(self, apart: float, examples: float) -> tuple[float, float]:
-        sure, certain = _normal(0.5 + self.confidence / 2), _normal(CERTAIN)
-        error = math.sqrt(apart / examples)
-        return -sure * error - 1 / examples, certain * error - self.max_loss
+    Only when both agree on it: the interval of the difference leaves out 0, and the exact McNemar
+    test rejects at 1 - `confidence`. `groups` [n]: the group of each example.
+    """
+    right, other = (labelling.right(labels, said) for said in (model, baseline))
+    steps = right.astype(np.int64) - other
+    pairs = Pairs.of(steps, groups)
+    [[low, high]] = intervals([pairs], confidence).tolist()
+    fewer, more = sorted((pairs.gained, pairs.lost))
+    p_value = min(1.0, 2 * float(p_values(more, fewer)))
+    verdict: Verdict = "not distinguishable"
+    if p_value < 1 - confidence:
+        if low > 0:
+            verdict = "better"
+        elif high < 0:
+            verdict = "worse"
+    gained, lost = int((steps > 0).sum()), int((steps < 0).sum())
+    return Comparison(Interval(pairs.gain, low, high), gained, lost, p_value, verdict)
 
 
 def design_effect(steps: Ints, groups: Ints) -> float:
     """The variance of a mean over groups against that over as many separate examples; at least 1.
 
-    Where all answers are the same, nothing tells how groups agree, and each counts as one.
+    Few groups tell their own variance badly: with Student's t in place of the normal's quantile,
+    equal models differ in no more than 5 % of all cases with 3 groups too. Where all answers are
+    the same, nothing tells how groups agree, and each counts as one.
     """
+    from scipy.special import ndtri, stdtrit
+
     sizes = np.bincount(groups)
     sizes_used = sizes[sizes > 0]
     count = len(sizes_used)
@@ -95,7 +107,8 @@ def design_effect(steps: Ints, groups: Ints) -> float:
         return len(steps) / count
     sums = np.bincount(groups, weights=steps)[sizes > 0]
     together = float(((sums - mean * sizes_used) ** 2).sum()) * count / (count - 1)
-    return max(1.0, together / alone)
+    few = float((stdtrit(count - 1, 0.975) / ndtri(0.975)) ** 2)
+    return few * max(1.0, together / alone)
 
 
 def p_values(gained: Any, lost: Any) -> Floats:
@@ -138,49 +151,6 @@ def intervals(pairs: Sequence[Pairs], confidence: float | Sequence[float]) -> Fl
     return ((below + above) / 2).T
 
 
-def needed(pairs: Pairs, claims: Claims) -> int:
-    """How many more examples like these decide with the chance `POWER`.
-
-    The chance is that of the prediction from what was seen and from `USUAL`, as the gain that few
-    examples show is mostly error (predictive power: Spiegelhalter, Freedman and Blackburn 1986).
-    """
-    low, high = pairs.examples, 2 * pairs.examples
-    while _foreseen(pairs, claims, high) < POWER and high < MOST:
-        low, high = high, 2 * high
-    while high - low > 0.001 * high:
-        middle = (low + high) / 2
-        if _foreseen(pairs, claims, middle) < POWER:
-            low = middle
-        else:
-            high = middle
-    return max(1, math.ceil((high - pairs.examples) * pairs.design))
-
-
-def detectable(pairs: Pairs, claims: Claims, power: float = POWER) -> float:
-    """The smallest true gain that is promoted with the chance `power`."""
-    _, promoted = claims.thresholds(pairs.apart, pairs.examples)
-    # The root of gain = promoted + z √((apart - gain²) / n).
-    k = _normal(power) ** 2 / pairs.examples
-    inside = promoted**2 - (1 + k) * (promoted**2 - k * pairs.apart)
-    return (promoted + math.sqrt(max(inside, 0.0))) / (1 + k)
-
-
-def _foreseen(pairs: Pairs, claims: Claims, total: float) -> float:
-    """The chance that a test on `total` examples, these among them, decides."""
-    from scipy.special import ndtr
-
-    kept, promoted = claims.thresholds(pairs.apart, total)
-    if kept >= promoted:
-        return 1.0
-    seen, more = pairs.examples, total - pairs.examples
-    variance = max(pairs.apart - pairs.gain**2, 1 / seen**2)
-    belief = 1 / (1 / USUAL**2 + seen / variance)  # variance of the true gain, by what was seen
-    true = belief * pairs.gain * seen / variance
-    mean = (seen * pairs.gain + more * true) / total
-    spread = more / total * math.sqrt(belief + variance / more)
-    return float(ndtr((kept - mean) / spread) + ndtr((mean - promoted) / spread))
-
-
 def _score(value: Floats, gained: Floats, lost: Floats, examples: Floats) -> Floats:
     """Tango's score statistic of the hypothesis that the gain is `value`; falls with it."""
     b = (2 * examples - gained + lost) * value - gained - lost
@@ -188,9 +158,3 @@ def _score(value: Floats, gained: Floats, lost: Floats, examples: Floats) -> Flo
     losing = (np.sqrt(np.maximum(b * b - 8 * examples * c, 0)) - b) / (4 * examples)
     variance = examples * np.maximum(2 * losing + value * (1 - value), 1e-12)
     return np.asarray((gained - lost - examples * value) / np.sqrt(variance))
-
-
-def _normal(share: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(share))
