@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flows import checkout as checkouts
 from flows import notice, past
-from tasks import params_file, promotion
+from tasks import ledger, params_file, promotion
 from tasks.claim import KEY
 from tasks.desk import Outcome
 from tasks.errors import ThawlineError
@@ -44,12 +44,10 @@ def ask_gate(
     found, note = judge(project, values, expected)
     if found is None:
         made = promotion.promote(project, values, CHAMPION, {})  # it is: nothing changes
-        if approved and made.to_version is not None:
-            _resume(project, values, made.to_version)
+        free(project, values)
         return asdict(made), _lines(made)
     made = challenge.decide(project, values, found, approved, reason, asked=asked)
-    if approved:
-        _resume(project, values, found.challenger)
+    free(project, values)
     return answer(found, made, note)
 
 
@@ -82,6 +80,7 @@ def promote(project: Project, version: str, expected: int | None, reason: str) -
     """Make a version champion, whatever the gate would say."""
     values = params_file.load(project.root)
     made = promotion.promote(project, values, version, BY_PERSON, expected, reason)
+    free(project, values)
     return asdict(made), _lines(made)
 
 
@@ -91,18 +90,16 @@ def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> A
     if checkout:
         checkouts.require_clean(project)
     made = promotion.rollback(project, values, to, reason)
+    free(project, values)
     told = checkouts.restore(project, made) if checkout else []
     return {**asdict(made), "checked_out": checkout}, [*_lines(made), *_origin(made), *told]
 
 
-def _resume(project: Project, values: Params, version: int) -> None:
-    """Let the scheduled flows go on that have waited for an answer about a version."""
-    waiting = [
-        entry.evidence.get(KEY) or {}
-        for entry in promotion.entries(project, values)
-        if entry.kind == WAITING and entry.evidence.get("challenger") == version
-    ]
-    runs = {claim["flow_run"] for claim in waiting if claim.get("flow_run")}
+def free(project: Project, values: Params) -> None:
+    """Let the scheduled flows go on that wait for answers which the champion's last move gave, or
+    made void: what becomes of each, it finds in the ledger."""
+    closed = [x.evidence.get(KEY) or {} for x in ledger.closed(promotion.entries(project, values))]
+    runs = {claim["flow_run"] for claim in closed if claim.get("flow_run")}
     if runs and notice.known_server(project):
         for run in runs:
             notice.resume(run)

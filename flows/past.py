@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from flows import repository
 from tasks import params_file, snapshot
 from tasks.errors import ThawlineError
@@ -78,16 +80,18 @@ def data(project: Project, known: Champion) -> Project:
     digest = known.hashes[PREPARED]
     home = project.scratch / "past"
     made = Project(home / digest.removesuffix(".dir"))
-    if not made.prepared.is_dir():
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        building = Path(tempfile.mkdtemp(dir=home))
-        with repository.opened(project) as repo:
-            for inside, member in _members(repo, digest, what).items():
-                place = building / PREPARED / inside
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _link(_cached(repo, member, what), place)
-        building.replace(made.root)
+    project.scratch.mkdir(parents=True, exist_ok=True)
+    with FileLock(project.scratch / "past.lock"):  # two processes may want it at once
+        if not made.prepared.is_dir():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            building = Path(tempfile.mkdtemp(dir=home))
+            with repository.opened(project) as repo:
+                for inside, member in _members(repo, digest, what).items():
+                    place = building / PREPARED / inside
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    _link(_cached(repo, member, what), place)
+            building.replace(made.root)
     return made
 
 

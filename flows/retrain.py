@@ -21,7 +21,7 @@ from flows.changes import Advice
 from flows.project import DVC_FILE
 from flows.run import Busy, Wish, held, run
 from tasks import challenge, files, params_file, promotion, warm_start
-from tasks.claim import Claim
+from tasks.claim import TRIES, Claim
 from tasks.decision import SKIP
 from tasks.errors import ThawlineError
 from tasks.ledger import BEGUN, KEPT, PROMOTION, SKIPPED, WAITING
@@ -30,7 +30,7 @@ from tasks.records import DataSummary, Project
 from tasks.warm_start import WarmStart
 
 BY_HAND = "by hand"
-Kind = Literal["skipped", "done before", "kept", "promoted", "waiting"]
+Kind = Literal["skipped", "done before", "kept", "promoted", "waiting", "failed"]
 OUTCOMES: dict[str, Kind] = {PROMOTION: "promoted", WAITING: "waiting"}
 
 
@@ -78,6 +78,9 @@ def retrain(
             made = _retrained(project, params, console, trigger or Trigger(), force, cold)
     except Busy as error:
         made = Retrained("skipped", f"{error} (retrain.overlap: skip)")
+    except ThawlineError as error:
+        notice.send(project, params, Retrained("failed", str(error)))
+        raise
     notice.send(project, params, made)
     return made
 
@@ -113,8 +116,16 @@ def _retrained(
                 f"{former.kind}); to do it all the same: thawline retrain --force"
             ),
         )
-    if wanted.unfinished(entries):
+    if tries := wanted.tries(entries):
         why, skip = "begun before, and not finished", False
+    if tries >= TRIES:
+        skip, why = (
+            True,
+            (
+                f"Skip: begun {tries} times with this data and these parameters, and never "
+                "finished; mend what ends it (the logs tell), then: thawline retrain --force"
+            ),
+        )
     if force:
         why, skip = "asked for all the same", False
     decided, kind = {"decision": advice.decision.as_json()}, SKIPPED if skip else BEGUN
@@ -194,6 +205,7 @@ def _judged(project: Project, params: Params, advice: Advice, claim: Claim) -> R
         sentence = f"{made.model}: version {made.to_version} is champion"
     else:
         made = challenge.decide(project, params, found, about=claim.evidence())
+        champion.free(project, params)
         decision, lines = champion.answer(found, made, note)
         sentence = found.verdict.sentence
     outcome = OUTCOMES.get(decision["kind"], "kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 NIGHTLY = "0 3 * * *"
+HOST = "host:"  # of a tag of a deployment: the machine whose process serves it
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,15 @@ class Schedule:
             when = (
                 f"next slot {_slot(self.cron, datetime.now(UTC)):%Y-%m-%d %H:%M} UTC ({self.cron})"
             )
+        elif self.minutes:
+            when = f"every {self.minutes:g} minutes"
+            if self.since:
+                step = timedelta(minutes=self.minutes)
+                anchor, now = datetime.fromisoformat(self.since), datetime.now(UTC)
+                due = anchor + ((now - anchor) // step + 1) * step
+                when = f"next slot {due:%Y-%m-%d %H:%M} UTC ({when})"
         else:
-            when = f"every {self.minutes:g} minutes" if self.minutes else "when the data changes"
+            when = "when the data changes"
         by = f"by the work pool {self.pool}" if self.pool else f"by process {self.pid}"
         return f"{when}, {by if self.served else 'but nothing serves it now: thawline schedule'}"
 
@@ -94,29 +103,26 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
             "no Prefect server is known that could keep a schedule; start one in another terminal "
             "(thawline ui, or make stack), or name one in PREFECT_API_URL"
         )
-    params = params_file.load(project.root)
-    deployment = _deployment(project, wanted)
-    if wanted.pool is not None:
-        identity = deployment.apply()
-        files.write_json(_path(project), asdict(wanted))
-        console.print(f"deployment retrain/{wanted.name}: {wanted.line()}", highlight=False)
-        console.print(f"a worker runs it: prefect worker start --pool {wanted.pool}")
+    params, former = params_file.load(project.root), Schedule.read(project)
+    _require_ours(project, wanted)
+    known = replace(wanted, since=wanted.promised(former, datetime.now(UTC)))
+    deployment = _deployment(project, known)
+    if known.pool is not None:
+        deployment.apply()
+        files.write_json(_path(project), asdict(known))
+        console.print(f"deployment retrain/{known.name}: {known.line()}", highlight=False)
+        console.print(f"a worker runs it: prefect worker start --pool {known.pool}")
         return
     import prefect.runner
 
     # One that waits for a person waits inside its process: a few of those must not fill the places.
-    runner = prefect.runner.Runner(name=wanted.name, limit=None)
-    identity, former = runner.add_deployment(deployment), Schedule.read(project)
+    runner = prefect.runner.Runner(name=known.name, limit=None)
+    identity = runner.add_deployment(deployment)
     if former is not None and former.pid is not None and not former.served:
         _close_dead(identity)
-    known = replace(
-        wanted,
-        pid=os.getpid(),
-        started=started_at(os.getpid()),
-        since=wanted.promised(former, datetime.now(UTC)),
-    )
+    known = replace(known, pid=os.getpid(), started=started_at(os.getpid()))
     files.write_json(_path(project), asdict(known))
-    console.print(f"deployment retrain/{wanted.name}: {known.line()}", highlight=False)
+    console.print(f"deployment retrain/{known.name}: {known.line()}", highlight=False)
     _catch_up(project, params, known, identity, console)
     console.print("Ctrl-C ends it; the schedule is paused then", style="dim")
     with watching(
@@ -125,20 +131,50 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
         asyncio.run(runner.start())
 
 
+def _require_ours(project: Project, wanted: Schedule) -> None:
+    """Raises `ThawlineError` where the server has a deployment of this name that is of another
+    project, or served by another machine: it would be taken over, and its runs with it."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment_by_name(f"retrain/{wanted.name}")
+        except ObjectNotFound:
+            return
+    other = found.parameters.get("project")
+    hosts = [tag.removeprefix(HOST) for tag in found.tags if tag.startswith(HOST)]
+    here = other == str(project.root) and (wanted.pool or not hosts or platform.node() in hosts)
+    if not here:
+        at = f" on {hosts[0]}" if hosts else ""
+        raise ThawlineError(
+            f"the Prefect server has a deployment retrain/{wanted.name} of the project in "
+            f"{other}{at}; give this one a name of its own: thawline schedule --name "
+            f"{wanted.name}-2. Or, where that one is no more: prefect deployment delete "
+            f"retrain/{wanted.name}"
+        )
+
+
 def _deployment(project: Project, wanted: Schedule) -> RunnerDeployment:
+    from prefect.schedules import Cron, Interval
     from prefect.types.entrypoint import EntrypointType
 
     from flows.scheduled import retrain
 
-    every = timedelta(minutes=wanted.minutes) if wanted.minutes else None
+    slots = None
+    if wanted.cron is not None:
+        slots = Cron(wanted.cron, timezone="UTC")
+    elif wanted.minutes:
+        anchor = datetime.fromisoformat(wanted.since) if wanted.since else None
+        slots = Interval(timedelta(minutes=wanted.minutes), anchor_date=anchor, timezone="UTC")
     made = retrain.to_deployment(
         name=wanted.name,
-        cron=wanted.cron,
-        interval=every,
+        schedule=slots,
         parameters={"project": str(project.root)},
         description=f"Retrains the project in {project.root}",
         entrypoint_type=EntrypointType.MODULE_PATH,
         work_pool_name=wanted.pool,
+        tags=[] if wanted.pool else [f"{HOST}{platform.node()}"],
     )
     assert not isinstance(made, Coroutine)  # as it is where no event loop runs
     return made

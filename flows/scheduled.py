@@ -20,7 +20,7 @@ from flows.process import die_with_parent
 from flows.project import begin
 from flows.retrain import Retrained, Trigger
 from flows.retrain import retrain as retrain_project
-from tasks import params_file
+from tasks import ledger, params_file, promotion
 from tasks.errors import ThawlineError
 from tasks.records import Project
 
@@ -56,6 +56,16 @@ def _retrained(at: Project, trigger: Trigger, force: bool, log: Any) -> str:
     for line in [*(made.advice.lines() if made.advice else []), *made.lines]:
         log.info(line)
     return _answered(at, made, log) if made.outcome == "waiting" else made.sentence
+
+
+def _moved_since(project: Project, asked: int) -> str:
+    """What has closed the question of an entry of the ledger; empty: it is open."""
+    entries = promotion.entries(project, params_file.load(project.root))
+    if asked in {entry.number for entry in ledger.questions(entries)}:
+        return ""
+    later = [e for e in entries if e.number > asked and e.alias == ledger.CHAMPION]
+    moves = [entry for entry in later if entry.kind not in ledger.STAYS]
+    return f"The champion was moved meanwhile: {moves[0].sentence()}." if moves else ""
 
 
 def _trigger(slot: str) -> Trigger:
@@ -108,6 +118,8 @@ def _answered(project: Project, made: Retrained, log: Any) -> str:
         pause_flow_run(timeout=int(WAIT.total_seconds()), poll_interval=POLL_SECONDS)
     except FlowPauseTimeout:
         return f"Nobody has answered within {WAIT.days} days: the champion stays."
+    if answer := _moved_since(project, asked):
+        return answer
     reason = "approved on Prefect's page"
     _, lines = champion.ask_gate(project, None, approved=True, reason=reason, asked=asked)
     log.log(logging.INFO, "; ".join(lines))

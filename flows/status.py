@@ -113,7 +113,7 @@ def _decisions(ledger: dict[str, Any]) -> list[str]:
     for entry in ledger["last"]:
         moved = f"{entry['from_version'] or '-'} → {entry['to_version'] or '-'}"
         reason = f": {entry['reason']}" if entry["reason"] else ""
-        when = entry["time"][:16].replace("T", " ")
+        when = f"{entry['time'][:16].replace('T', ' ')} UTC"
         what = f"{entry['kind']}, {entry['alias']} {moved}"
         lines.append(f"  {entry['number']}  {when}  {what}, by {entry['who']}{reason}")
     return lines

@@ -58,20 +58,22 @@ class Claim:
                 return entry
         return None
 
-    def unfinished(self, entries: Sequence[Entry]) -> bool:
-        """Whether it was begun here, of the same data and parameters, and came to no end anywhere.
+    def tries(self, entries: Sequence[Entry]) -> int:
+        """How often it was begun here, with this data and these parameters, and came to no end.
 
-        What has come to none in `TRIES` tries is left alone, as it will not come to one by itself.
+        What has come to none in `TRIES` tries will not come to one by itself.
         """
         begun = 0
         for entry in reversed(entries):
             other = entry.evidence.get(KEY)
             if not other or (other["data"], other["params"]) != (self.data, self.params):
                 continue
+            if entry.kind == SKIPPED:  # as these tries were enough
+                continue
             if entry.kind != BEGUN:
                 break
             begun += self._is_here(entry)
-        return 0 < begun < TRIES
+        return begun
 
     def _is_same(self, other: dict[str, Any] | None) -> bool:
         names = ("deployment", "slot", "data")

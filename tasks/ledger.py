@@ -216,6 +216,12 @@ def questions(entries: list[Entry]) -> list[Entry]:
     return found
 
 
+def closed(entries: list[Entry]) -> list[Entry]:
+    """The questions that the last move of the champion has closed, the newest first."""
+    moves = [i for i, e in enumerate(entries) if e.alias == CHAMPION and e.kind not in STAYS]
+    return questions(entries[: moves[-1]]) if moves else []
+
+
 def _succession(entries: list[Entry]) -> list[int | None]:
     """The champions through which rollbacks would go back, the one of now last.
 

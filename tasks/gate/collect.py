@@ -50,6 +50,7 @@ def of_project(project: Project, params: Params, name: str) -> Evidence:
         data=record["data"]["digest"],
         certificate=certificate,
         loaded=fresh.load(project.models, params.problem, samples, params.threads),
+        sampled=predictions[predictions["id"].isin(list(samples))],
         several=packaged.several(record),
     )
 

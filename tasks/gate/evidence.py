@@ -45,6 +45,7 @@ class Evidence:
     data: str | None = None  # digest of the data that it was trained on
     certificate: dict[str, Any] | None = None  # `tasks.inspect.leaks`
     loaded: Loaded | None = None
+    sampled: pd.DataFrame | None = None  # of `predictions` as they were: what `loaded` was asked
     several: bool = False  # whether an example may have several labels
 
 

@@ -105,7 +105,8 @@ def _loads(challenger: Evidence) -> Iterator[Rule]:
     else:
         told = "The files are of another model than the one that was judged."
         yield Rule("digest", "failed", told, numbers | {"judged": challenger.digest})
-    answers, frame = loaded.labels or {}, challenger.predictions
+    answers = loaded.labels or {}
+    frame = challenger.predictions if challenger.sampled is None else challenger.sampled
     again = loaded.probabilities or {}
     asked = frame[frame["id"].isin(list(answers))]
     if "probability" in asked:  # of equal ones, either label may come out on top

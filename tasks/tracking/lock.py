@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MARK = "Thawline's lock, held by "  # how the description of a registered model that is one begins
 LEASE_SECONDS = 60.0  # far more than a decision takes
 POLL_SECONDS = 0.1
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def held(client: MlflowClient, name: str) -> Iterator[None]:
 
     Raises `ThawlineError` where a model of somebody else's has the name.
     """
-    ours = f"{MARK}{platform.node()} {os.getpid()} {uuid.uuid4()}"
+    ours = f"{MARK}{_machine()} {os.getpid()} {uuid.uuid4()}"
     watched, since = None, 0.0
     while not _made(client, name, ours):
         holder = _holder(client, name)
@@ -97,4 +99,12 @@ def _remove(client: MlflowClient, name: str, holder: str) -> None:
 def _is_dead(holder: str) -> bool:
     """Whether the holder was a process of this machine that is no more."""
     machine, _, pid = holder.removeprefix(MARK).rpartition(" ")[0].rpartition(" ")
-    return machine == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))
+    return machine == _machine() and pid.isdigit() and not psutil.pid_exists(int(pid))
+
+
+def _machine() -> str:
+    """This machine since it was started: containers of two machines may have one host name."""
+    try:
+        return f"{platform.node()}/{BOOT.read_text().strip()}"
+    except OSError:  # no Linux
+        return platform.node()

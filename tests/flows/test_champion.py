@@ -23,14 +23,14 @@ from prefect.flow_engine import run_flow
 from prefect.states import Paused
 from rich.console import Console
 
-from flows import champion, changes, repository, scheduled, summary
+from flows import champion, changes, notice, repository, scheduled, summary
 from flows.changes import Advice
 from flows.new import GITIGNORE
 from flows.retrain import Retrained, retrain
 from flows.run import Ran
 from tasks import files, params_file, promotion
-from tasks.claim import Claim
-from tasks.decision import SKIP, Decision
+from tasks.claim import TRIES, Claim
+from tasks.decision import RETRAIN, SKIP, Decision
 from tasks.errors import ThawlineError
 from tasks.ledger import SKIPPED, WAITING
 from tasks.records import Project
@@ -181,23 +181,38 @@ def paused(client: Any) -> str:
     return str(client.create_flow_run(Flow(fn=lambda: None, name="waits"), state=state).id)
 
 
-def test_an_answer_lets_all_flows_go_on_that_wait_for_it(project: Project, at_server: None) -> None:
+def test_a_move_of_the_champion_lets_all_flows_go_on_that_wait_for_an_answer(
+    project: Project, at_server: None
+) -> None:
     values = params_file.load(project.root)
 
-    def ask(version: int, run: str | None) -> None:
+    def ask(version: int, run: str | None) -> int:
         claim = Claim("nightly", "", "data", "params", str(project.root), run)
-        promotion.keep(project, values, version, claim.evidence(), kind=WAITING)
+        made = promotion.keep(project, values, version, claim.evidence(), kind=WAITING)
+        assert made.entry is not None
+        return made.entry
 
     with get_client(sync_client=True) as client:
-        first, second, other = (paused(client) for _ in range(3))
-        for version, run in ((2, first), (2, second), (1, other), (2, None)):
-            ask(version, run)
+
+        def kinds(*runs: str) -> list[str]:
+            states = [client.read_flow_run(UUID(run)).state for run in runs]
+            return [state.type.value for state in states if state]
+
+        runs = [paused(client) for _ in range(3)]
+        asked = [ask(version, run) for version, run in zip((2, 2, 1), runs, strict=True)]
+        ask(2, None)
         promotion.keep(project, values, 2, {}, kind=WAITING)  # by hand: no flow waits for it
-        champion._resume(project, values, 2)
-        states = [client.read_flow_run(UUID(run)).state for run in (first, second, other)]
-        kinds = [state and state.type.value for state in states]
-        assert kinds == ["RUNNING", "RUNNING", "PAUSED"]
-        champion._resume(project, values, 1)
+        champion.free(project, values)
+        assert kinds(*runs) == ["PAUSED"] * 3
+        assert scheduled._moved_since(project, asked[0]) == ""
+        champion.promote(project, "2", None, "")  # the answer to two, and closes the third
+        assert kinds(*runs) == ["RUNNING"] * 3
+        told = scheduled._moved_since(project, asked[2])
+        assert told.startswith("The champion was moved meanwhile: promotion: champion 1 → 2, by ")
+        later = paused(client)
+        ask(1, later)
+        champion.rollback(project, None, "", checkout=False)
+        assert kinds(later) == ["RUNNING"]
 
 
 def test_an_answer_to_a_paused_run_is_not_given_to_a_later_challenger(
@@ -250,6 +265,31 @@ def test_what_is_moved_by_hand_is_told_by_a_retraining(
         "somebody else moved the alias 'champion' of 'shoes' from version 1 to 2; that is left so"
     ]
     assert retrain(project, Console(quiet=True)).lines == []  # told once
+
+
+def test_what_never_comes_to_an_end_is_given_up_and_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worth_it = Advice(1, None, Decision(RETRAIN, ["much is new"], [], None))
+    monkeypatch.setattr(changes, "advise", lambda *_: worth_it)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ThawlineError("stage train failed")
+
+    sent: list[Retrained] = []
+    monkeypatch.setattr("flows.retrain.run", fail)
+    monkeypatch.setattr(notice, "send", lambda _, __, made: sent.append(made))
+    for _ in range(TRIES):
+        with pytest.raises(ThawlineError, match="stage train failed"):
+            retrain(project, Console(quiet=True))
+    assert [(made.outcome, made.sentence) for made in sent] == [
+        ("failed", "stage train failed")
+    ] * TRIES
+    for _ in range(2):  # for good, not for a night
+        made = retrain(project, Console(quiet=True))
+        assert made.outcome == "skipped" and "begun 3 times" in made.sentence
+    with pytest.raises(ThawlineError, match="stage train failed"):
+        retrain(project, Console(quiet=True), force=True)
 
 
 HOLDS = """\

@@ -24,6 +24,7 @@ from flows.process import started_at
 from flows.schedule import Schedule
 from tasks import files, params_file, promotion
 from tasks.claim import Claim
+from tasks.errors import ThawlineError
 from tasks.ledger import SKIPPED
 from tasks.records import Project
 from tests.small_project import here, wait_until
@@ -56,6 +57,9 @@ def test_a_schedule_that_nothing_serves_is_told(project: Project) -> None:
 
     own = Schedule("shoes", minutes=5, pid=os.getpid(), started=started_at(os.getpid()))
     assert own.served and f"every 5 minutes, by process {os.getpid()}" in own.line()
+    now = datetime.now(UTC)
+    line = replace(own, since=(now - timedelta(minutes=7)).isoformat()).line()
+    assert f"next slot {now + timedelta(minutes=3):%Y-%m-%d %H:%M} UTC (every 5 minutes)" in line
     dead = Schedule("shoes", minutes=5, pid=os.getpid(), started=1.0)
     assert not dead.served and "nothing serves it now" in dead.line()
     assert Schedule.read(project) is None
@@ -109,6 +113,22 @@ def deployed(
     with get_client(sync_client=True) as client:
         yield Deployed(project, identity, client)
         client.delete_deployment(identity)
+
+
+def test_a_deployment_of_another_project_or_machine_is_not_taken_over(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Schedule("shoes")
+    schedule._require_ours(deployed.project, own)
+    schedule._require_ours(deployed.project, Schedule("boots"))
+    other = Project(deployed.project.root / "other")
+    told = f"of the project in {deployed.project.root} on .*--name shoes-2.*deployment delete"
+    with pytest.raises(ThawlineError, match=told):
+        schedule._require_ours(other, own)
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    with pytest.raises(ThawlineError, match="--name shoes-2"):
+        schedule._require_ours(deployed.project, own)
+    schedule._require_ours(deployed.project, Schedule("shoes", pool="team"))  # no machine serves it
 
 
 def test_a_missed_slot_is_caught_up_once(deployed: Deployed) -> None:

@@ -46,16 +46,18 @@ def test_what_was_judged_is_not_judged_every_night_again() -> None:
     assert replace(tonight, params="new").judged([kept]) is None
 
 
-def test_what_was_begun_here_and_has_no_end_is_unfinished() -> None:
+def test_tries_are_counted_of_what_was_begun_here_and_has_no_end() -> None:
     tonight = replace(CLAIM, slot="tonight", deployment="by hand")
-    assert tonight.unfinished([entry(KEPT), entry(BEGUN), entry(PROMOTION, None)])
-    assert not tonight.unfinished([])
-    assert not tonight.unfinished([entry(BEGUN), entry(KEPT)])
+    assert tonight.tries([entry(KEPT), entry(BEGUN), entry(PROMOTION, None)]) == 1
+    assert tonight.tries([]) == 0
+    assert tonight.tries([entry(BEGUN), entry(KEPT)]) == 0
     elsewhere = entry(KEPT, replace(CLAIM, host="b"))
-    assert not tonight.unfinished([entry(BEGUN), elsewhere])  # another machine has done it
-    assert tonight.unfinished([entry(BEGUN)] * 2) and not tonight.unfinished([entry(BEGUN)] * 3)
+    assert tonight.tries([entry(BEGUN), elsewhere]) == 0  # another machine has done it
+    assert tonight.tries([entry(BEGUN)] * 3) == 3
+    given_up = [*[entry(BEGUN)] * 3, entry(SKIPPED)]
+    assert tonight.tries(given_up) == 3  # for good, not for a night
     for change in ({"data": "new"}, {"params": "new"}, {"host": "b"}, {"project": "/there"}):
-        assert not replace(tonight, **change).unfinished([entry(BEGUN)])
+        assert replace(tonight, **change).tries([entry(BEGUN)]) == 0
 
 
 def test_the_last_slot_is_that_of_the_deployment() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,15 @@ def test_a_project_brings_all_that_the_gate_asks(project: Project) -> None:
     verdict = gate.judge(found, None, GateParams(max_megabytes=100, max_latency_ms=60_000))
     for name in ("certificate", "digest", "loads", "size", "latency"):
         assert verdict.rule(name).state == "passed", verdict.rule(name)
-    changed = found.predictions.assign(probability=1 - found.predictions["probability"])
-    other = gate.judge(gate.Evidence(**{**vars(found), "predictions": changed}), None, GateParams())
+    assert found.sampled is not None
+    changed = found.sampled.assign(probability=1 - found.sampled["probability"])
+    other = gate.judge(replace(found, sampled=changed), None, GateParams())
     assert "other answers on 16 of 16" in other.rule("loads").sentence
+    # By its own answers, also to what is no evidence between the two models.
+    few = found.predictions[~found.predictions["id"].isin(list(found.loaded.labels or ()))]
+    assert gate.judge(replace(found, predictions=few), None, GateParams()).rule("loads") == (
+        verdict.rule("loads")
+    )
 
 
 def test_a_model_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:

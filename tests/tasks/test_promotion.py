@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import platform
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -384,6 +388,15 @@ def test_a_lock_of_another_machine_is_waited_for(
         assert time.monotonic() - begun >= 0.5
         assert lock._holder(client, "shoes.lock") != other
     assert lock._holder(client, "shoes.lock") is None
+
+
+def test_a_dead_process_is_known_on_the_machine_that_it_was_on_alone() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert lock._is_dead(f"{lock.MARK}{lock._machine()} {gone.pid} x")
+    assert not lock._is_dead(f"{lock.MARK}{lock._machine()} {os.getpid()} x")
+    # A container of another machine may have the same host name.
+    assert not lock._is_dead(f"{lock.MARK}{platform.node()}/other {gone.pid} x")
 
 
 def test_a_model_of_the_locks_name_is_left_alone(
