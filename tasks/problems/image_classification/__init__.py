@@ -49,8 +49,9 @@ def proposals(data: Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The recipes are written for images."""
-    return {}
+    """The recipes are written for images, but for how these are augmented."""
+    policies = {"few_shot": "none", "long": "trivial"}
+    return {"augment.policy": policies.get(name, "flips_crops")}
 
 
 def places(prepare: PrepareParams) -> dict[str, str]:

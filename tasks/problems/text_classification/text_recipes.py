@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 _TEXT: dict[str, Any] = {
-    "augment.policy": "none",
     "augment.views": 1,
     "freeze.learning_rate_fraction": 1.0,
     "train.mix": "none",
