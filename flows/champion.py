@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -96,10 +97,12 @@ def rollback(project: Project, to: int | None, reason: str, checkout: bool) -> A
 
 
 def free(project: Project, values: Params) -> None:
-    """Let the scheduled flows go on that wait for answers which the champion's last move gave, or
+    """Let the scheduled flows go on that wait for answers which a move of the champion gave, or
     made void: what becomes of each, it finds in the ledger."""
-    closed = [x.evidence.get(KEY) or {} for x in ledger.closed(promotion.entries(project, values))]
-    runs = {claim["flow_run"] for claim in closed if claim.get("flow_run")}
+    since = (datetime.now(UTC) - notice.WAIT).isoformat()
+    closed = [x for x in ledger.closed(promotion.entries(project, values)) if x.time > since]
+    claims = [entry.evidence.get(KEY) or {} for entry in closed]
+    runs = {claim["flow_run"] for claim in claims if claim.get("flow_run")}
     if runs and notice.known_server(project):
         for run in runs:
             notice.resume(run)

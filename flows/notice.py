@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flows.ui import running_server
@@ -19,6 +20,7 @@ from tasks.redaction import redact, redacted
 if TYPE_CHECKING:
     from flows.retrain import Retrained
 
+WAIT = timedelta(days=7)  # for a person's answer
 EVENT = "thawline.retrain"  # then a dot and the outcome, such as thawline.retrain.promoted
 log = logging.getLogger(__name__)
 

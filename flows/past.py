@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tasks.records import Project
 from tasks.tracking import registry, runs, store
 
 PREPARED = "data/prepared"
+UNUSED_SECONDS = 24 * 3600.0  # after which nobody reads what was laid out for a former champion
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,14 @@ def data(project: Project, known: Champion) -> Project:
     digest = known.hashes[PREPARED]
     home = project.scratch / "past"
     made = Project(home / digest.removesuffix(".dir"))
-    project.scratch.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
     with FileLock(project.scratch / "past.lock"):  # two processes may want it at once
-        if not made.prepared.is_dir():
-            shutil.rmtree(home, ignore_errors=True)
-            home.mkdir(parents=True)
+        for other in home.iterdir():
+            if other != made.root and time.time() - other.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+        if made.prepared.is_dir():
+            os.utime(made.root)
+        else:
             building = Path(tempfile.mkdtemp(dir=home))
             with repository.opened(project) as repo:
                 for inside, member in _members(repo, digest, what).items():

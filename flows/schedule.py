@@ -104,7 +104,7 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
             "(thawline ui, or make stack), or name one in PREFECT_API_URL"
         )
     params, former = params_file.load(project.root), Schedule.read(project)
-    _require_ours(project, wanted)
+    _require_ours(project, wanted, former)
     known = replace(wanted, since=wanted.promised(former, datetime.now(UTC)))
     deployment = _deployment(project, known)
     if known.pool is not None:
@@ -131,7 +131,7 @@ def serve(project: Project, wanted: Schedule, console: Console) -> None:
         asyncio.run(runner.start())
 
 
-def _require_ours(project: Project, wanted: Schedule) -> None:
+def _require_ours(project: Project, wanted: Schedule, former: Schedule | None) -> None:
     """Raises `ThawlineError` where the server has a deployment of this name that is of another
     project, or served by another machine: it would be taken over, and its runs with it."""
     from prefect import get_client
@@ -144,8 +144,9 @@ def _require_ours(project: Project, wanted: Schedule) -> None:
             return
     other = found.parameters.get("project")
     hosts = [tag.removeprefix(HOST) for tag in found.tags if tag.startswith(HOST)]
-    here = other == str(project.root) and (wanted.pool or not hosts or platform.node() in hosts)
-    if not here:
+    # By what is noted here, where the machine has another name now, as a new container has.
+    noted = former is not None and former.name == wanted.name
+    if other != str(project.root) or (hosts and platform.node() not in hosts and not noted):
         at = f" on {hosts[0]}" if hosts else ""
         raise ThawlineError(
             f"the Prefect server has a deployment retrain/{wanted.name} of the project in "

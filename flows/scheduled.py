@@ -16,6 +16,7 @@ from prefect import flow, get_client, get_run_logger, runtime  # noqa: TID253
 from rich.console import Console
 
 from flows import champion, flow_runs
+from flows.notice import WAIT
 from flows.process import die_with_parent
 from flows.project import begin
 from flows.retrain import Retrained, Trigger
@@ -24,7 +25,6 @@ from tasks import ledger, params_file, promotion
 from tasks.errors import ThawlineError
 from tasks.records import Project
 
-WAIT = timedelta(days=7)  # for a person's answer
 POLL_SECONDS = 5
 # Not to what crashed, failed or was cancelled: it has not done the work of both.
 GIVES_WAY_TO = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "COMPLETED"]

@@ -187,11 +187,7 @@ def _limits(record: dict[str, Any]) -> str:
         lines.append(
             f"- It is right least often where {worst['column']} is {worst['value']}: on "
             f"{worst['accuracy']['value']:.1%} of {worst['examples']:,}"
-            + (
-                ", worse than elsewhere beyond chance."
-                if worst["worse"]
-                else ", which the lowest of several slices is by chance too."
-            )
+            + (", worse than elsewhere beyond chance." if worst["worse"] else ".")
         )
     if drift["differs"]:
         name = record["classes"][drift["target"]]

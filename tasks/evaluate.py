@@ -69,7 +69,7 @@ def run(project: Project, params: Params) -> None:
             f"{params.prepare.data} has no test examples to evaluate on; give some a test split, "
             "or raise prepare.split.test"
         )
-    logits, serving = _forward(project, params, summary, manifest)
+    logits, costs = _forward(project, params, summary, manifest)
     probes = linear_probes.run(project, params, manifest)
     probes += tasks.problems.load(params.problem).baselines(project)
     known = _knowledge(project, params, len(summary.classes))
@@ -77,7 +77,7 @@ def run(project: Project, params: Params) -> None:
     conclude(project, params, manifest, logits, probes, known, curve)
     seen = looks.note(project, manifest)
     seconds = time.monotonic() - begun
-    _write_metrics(project, params, seconds, serving | {"looks.test": seen})
+    _write_metrics(project, params, seconds, costs | {"looks.test": seen})
     report.write(project, params, seconds)
 
 
@@ -202,14 +202,8 @@ def _trained(
     """The trained network, in evaluation mode, and the path of its head."""
     from safetensors.torch import load_file
 
-    from tasks.engine.multi_layer import MultiLayer
-    from tasks.engine.split import HEAD
-
     head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
-    model: nn.Module
-    model, path = problem.build(backbone, classes, head)
-    if plan.reading:
-        model, path = MultiLayer(model, path, plan.reading, classes, head), HEAD
+    model, path = serving.network(problem, backbone, classes, head, plan.reading)
     model.load_state_dict(load_file(project.train / "weights.safetensors"))
     return model.eval(), path
 

@@ -126,12 +126,12 @@ class Ladder:
         tried = limits.space.get("train.head.hidden")
         for hidden in tried.choices or [] if tried else [written.hidden]:
             head = written.model_copy(update={"hidden": hidden})
-            megabytes, taken = serving.expected(
-                self.project, self.params, self.plan.backbone, head, timed=slowest is not None
+            served = serving.Expected(
+                self.project, self.params, self.plan.backbone, head, self.plan.reading
             )
-            if most is not None and megabytes > most:
-                found[tuple(head.hidden)] = "tune.max_megabytes", megabytes - most
-            elif slowest is not None and taken is not None and taken > slowest:
+            if most is not None and served.megabytes > most:
+                found[tuple(head.hidden)] = "tune.max_megabytes", served.megabytes - most
+            elif slowest is not None and (taken := served.milliseconds()) > slowest:
                 log.warning("a head with hidden layers %s: %.1f ms an example", hidden, taken)
                 found[tuple(head.hidden)] = "tune.max_latency_ms", 1.0
         return found

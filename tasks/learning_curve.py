@@ -105,7 +105,7 @@ def measure(
     return replace(
         found,
         now=Interval(found.now.value, min(low, found.now.low), 1.0),
-        gain=Interval(found.gain.value, min(0.0, found.gain.low), 1 - low),
+        gain=Interval(found.gain.value, min(0.0, found.gain.low), max(found.gain.high, 1 - low)),
         doubled=Interval(found.doubled.value, min(low, found.doubled.low), 1.0),
     )
 

@@ -217,9 +217,9 @@ def questions(entries: list[Entry]) -> list[Entry]:
 
 
 def closed(entries: list[Entry]) -> list[Entry]:
-    """The questions that the last move of the champion has closed, the newest first."""
-    moves = [i for i, e in enumerate(entries) if e.alias == CHAMPION and e.kind not in STAYS]
-    return questions(entries[: moves[-1]]) if moves else []
+    """All that a person was asked before the champion was last moved."""
+    open_ = questions(entries)
+    return [entry for entry in entries if entry.kind == WAITING and entry not in open_]
 
 
 def _succession(entries: list[Entry]) -> list[int | None]:

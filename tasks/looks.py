@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-SHARED = 0.5  # of a test split: a model that was judged on so much of it has been looked at
+SHARED = 0.5  # of the smaller of two test splits: a look at one with so much in common is one
 
 
 def note(project: Project, manifest: pd.DataFrame, model: str | None = None) -> int:
@@ -31,12 +31,13 @@ def note(project: Project, manifest: pd.DataFrame, model: str | None = None) -> 
 
 
 def count(project: Project, manifest: pd.DataFrame) -> int:
-    """How many models were judged so far on this test split, or on most of it: a split that has
-    grown or was relabelled is not a new one."""
+    """How many models were judged so far on this test split, or on one that has much in common with
+    it: a split that has grown, shrunk or was relabelled is not a new one."""
     examples, models = set(_examples(manifest)), set[str]()
     for path in sorted(_folder(project).glob("*.json")):
         seen = _seen(path)
-        if len(examples.intersection(seen["examples"])) >= SHARED * len(examples):
+        smaller = min(len(examples), len(seen["examples"]))
+        if smaller and len(examples.intersection(seen["examples"])) >= SHARED * smaller:
             models.update(seen["models"])
     return len(models)
 

@@ -101,12 +101,10 @@ def _beyond(project: Project, params: Params, candidate: Candidate) -> str:
     most, slowest = limits.max_megabytes, limits.max_latency_ms
     if most is None and slowest is None:
         return ""
-    megabytes, taken = serving.expected(
-        project, params, candidate.backbone, HeadParams(), timed=slowest is not None
-    )
-    if most is not None and megabytes > most:
-        return f"{megabytes:.1f} MB, select.max_megabytes is {most:g}"
-    if slowest is not None and taken is not None and taken > slowest:
+    served = serving.Expected(project, params, candidate.backbone, HeadParams())
+    if most is not None and served.megabytes > most:
+        return f"{served.megabytes:.1f} MB, select.max_megabytes is {most:g}"
+    if slowest is not None and (taken := served.milliseconds()) > slowest:
         log.warning("%s: %.1f ms an example", candidate.backbone, taken)
         # Without the figure, which would differ from run to run.
         return f"slower here than select.max_latency_ms, {slowest:g}"

@@ -8,17 +8,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from tasks import problems
 from tasks.params import HeadParams, Params
-from tasks.records import DataSummary, Project, ViewPolicy
+from tasks.records import DataSummary, Project, Reading, ViewPolicy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tasks.engine.device import Compute
-    from tasks.problems import Examples, Problem
+    from tasks.problems import Backbone, Examples, Problem
 
 TIMED, WARM_UP = 25, 5  # calls that are timed, and those before that are not counted
 
@@ -41,12 +42,68 @@ def predict(problem: Problem, model: nn.Module, policy: ViewPolicy, inputs: Tens
     return torch.stack([model(view) for view in views]).mean(0)
 
 
+def megabytes(model: nn.Module) -> float:
+    """The size of a network's weights and buffers, in millions of bytes."""
+    return sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
+
+
+def network(
+    problem: Problem, backbone: Backbone, classes: int, head: HeadParams, reading: Reading | None
+) -> tuple[nn.Module, str]:
+    """A backbone with a new head, which may be one on many layers, and the path of that."""
+    model: nn.Module
+    model, path = problem.build(backbone, classes, head)
+    if reading is None:
+        return model, path
+    from tasks.engine.multi_layer import MultiLayer
+    from tasks.engine.split import HEAD
+
+    return MultiLayer(model, path, reading, classes, head), HEAD
+
+
+class Expected:
+    """A backbone with a new head before it is trained: what a prediction will take.
+
+    In float32 and folded, as the packaged model predicts, with the device and threads of `params`.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        params: Params,
+        backbone: str,
+        head: HeadParams,
+        reading: Reading | None = None,
+    ) -> None:
+        self.project, self.params = project, params
+        self.problem = problems.load(params.problem)
+        self.backbone = self.problem.backbone(backbone, params.embed, project.root)
+        classes = len(DataSummary.read(project.summary).classes)
+        self.model, _ = network(self.problem, self.backbone, classes, head, reading)
+
+    @property
+    def megabytes(self) -> float:
+        return megabytes(self.model)
+
+    def milliseconds(self) -> float:
+        """Of one example, measured now."""
+        from tasks.engine import device
+        from tasks.engine.fold import folded
+
+        compute = device.resolve(self.params.device, "float32")
+        policy = ViewPolicy.read(self.project.augment / "policy.json")
+        examples = self.problem.examples(self.project, policy, self.backbone)
+        rows = np.arange(len(pd.read_parquet(self.project.manifest, columns=["target"])))
+        hosted = folded(compute.host(self.model))
+        return of_one(self.problem, hosted, policy, examples, rows, compute)
+
+
 def of_one(
     problem: Problem,
     model: nn.Module,
     policy: ViewPolicy,
     examples: Examples,
-    rows: np.ndarray,
+    rows: npt.NDArray[np.int64],
     compute: Compute,
 ) -> float:
     """The milliseconds of one example of a typical length among `rows`."""
@@ -58,32 +115,3 @@ def of_one(
     with torch.inference_mode():
         # To the CPU: a GPU is asked to have finished.
         return milliseconds(lambda: predict(problem, model, policy, one).cpu())
-
-
-def megabytes(model: nn.Module) -> float:
-    """The size of a network's weights and buffers, in millions of bytes."""
-    return sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
-
-
-def expected(
-    project: Project, params: Params, backbone: str, head: HeadParams, timed: bool
-) -> tuple[float, float | None]:
-    """Megabytes, and where `timed` milliseconds of an example, of a backbone with this new head.
-
-    In float32 and folded, as the packaged model predicts, with the device and threads of `params`.
-    """
-    from tasks.engine import device
-    from tasks.engine.fold import folded
-
-    problem = problems.load(params.problem)
-    loaded = problem.backbone(backbone, params.embed, project.root)
-    model, _ = problem.build(loaded, len(DataSummary.read(project.summary).classes), head)
-    size = megabytes(model)
-    if not timed:
-        return size, None
-    compute = device.resolve(params.device, "float32")
-    policy = ViewPolicy.read(project.augment / "policy.json")
-    examples = problem.examples(project, policy, loaded)
-    rows = np.arange(len(pd.read_parquet(project.manifest, columns=["target"])))
-    hosted = folded(compute.host(model))
-    return size, of_one(problem, hosted, policy, examples, rows, compute)

@@ -42,12 +42,14 @@ def judge(challenger: Evidence, champion: Evidence | None, rules: GateParams) ->
     failed = [rule for rule in found if rule.state == "failed"]
     open_ = [rule for rule in found if rule.state == "undecided"]
     decision: Decision = "keep" if failed else "undecided" if open_ else "promote"
-    more = max(rule.needed or 0 for rule in open_) if decision == "undecided" else None
+    asked = [rule.needed for rule in open_ if rule.needed is not None]
+    more = max(asked) if decision == "undecided" and len(asked) == len(open_) else None
     if failed:
         stays = "Keep the champion." if champion else "Not good enough for a first champion."
         told = f"{stays} {failed[0].sentence}"
     elif open_:
-        told = f"Undecided: about {more:,} more examples would decide. {open_[0].sentence}"
+        how = "" if more is None else f": about {more:,} more examples would decide"
+        told = f"Undecided{how}. {open_[0].sentence}"
     else:
         told = f"Promote. {found[2].sentence}"
     against = champion.digest if champion else None

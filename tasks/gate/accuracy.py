@@ -95,9 +95,9 @@ def _better(pairs: Pairs, claims: Claims, span: list[float], rival: str, where: 
         "low": low,
         "high": high,
         "p_value": p,
-        "only_challenger_right": round(pairs.gained * pairs.design),
-        "only_champion_right": round(pairs.lost * pairs.design),
-        "examples": round(pairs.examples * pairs.design),
+        "only_challenger_right": round(pairs.gained * pairs.design * pairs.few),
+        "only_champion_right": round(pairs.lost * pairs.design * pairs.few),
+        "examples": pairs.all,
         "independent": pairs.examples,
         "detectable": detectable,
     }

@@ -54,7 +54,7 @@ def needed(pairs: Pairs, claims: Claims) -> int:
             low = middle
         else:
             high = middle
-    return max(1, math.ceil((high - pairs.examples) * pairs.design))
+    return max(1, math.ceil(high * pairs.design) - pairs.all)
 
 
 def detectable(pairs: Pairs, claims: Claims, power: float = POWER) -> float:

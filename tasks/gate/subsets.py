@@ -4,20 +4,18 @@ A class or slice fails the rule when its loss is both no chance and beyond the m
 among its examples, corrected over all classes and slices together (Holm 1979), and an estimate of
 more than `class_margin`. So a challenger that loses nowhere is refused by chance in at most
 1 - `confidence` of all cases, however many small classes there are. Where the same test leaves less
-than `DOUBT` to chance, the rule is undecided: a small class among many can prove no more.
+than `DOUBT` to chance, the rule is undecided: a small class among many can prove no more, and how
+many examples of it would is not told.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from tasks import evidence, labelling, paired, slices
-from tasks.gate import power
 from tasks.gate.accuracy import points
 from tasks.gate.evidence import Shared
-from tasks.gate.power import NotWorse
 from tasks.gate.verdict import Rule, State
 from tasks.paired import Pairs
 from tasks.params import PromoteParams
@@ -33,26 +31,20 @@ def judge(test: Shared, rules: PromoteParams, several: bool = False) -> list[Rul
     pairs = [Pairs.of(test.steps[here], test.groups[here]) for _, _, here in found]
     p = paired.holm(paired.p_values([each.lost for each in pairs], [each.gained for each in pairs]))
     spans = paired.intervals(pairs, rules.confidence)
-    claims = NotWorse(rules.confidence, rules.min_gain, rules.class_margin)
     rows: dict[str, list[dict[str, Any]]] = {"classes": [], "slices": []}
     for (kind, name, here), each, adjusted, (low, high) in zip(found, pairs, p, spans, strict=True):
-        count = int(here.sum())
         state: State = "passed"
         if each.gain < -rules.class_margin and adjusted <= max(DOUBT, 1 - rules.confidence):
             state = "failed" if adjusted <= 1 - rules.confidence else "undecided"
         rows[kind].append(
             {
                 "name": name,
-                "examples": count,
+                "examples": int(here.sum()),
                 "gain": each.gain,
                 "low": float(low),
                 "high": float(high),
                 "p_value": float(adjusted),
                 "state": state,
-                # Of all examples, of which these are some.
-                "needed": math.ceil(power.needed(each, claims) * len(test.examples) / count)
-                if state == "undecided"
-                else None,
             }
         )
     return [_rule(kind, each, len(found), rules.class_margin) for kind, each in rows.items()]
@@ -79,8 +71,7 @@ def _rule(kind: str, rows: list[dict[str, Any]], tested: int, margin: float) -> 
         return Rule(kind, "failed", lost, numbers)
     if doubtful := named("undecided"):
         lost = f"More than {100 * margin:g} points may be lost, hardly by chance: {doubtful}."
-        needed = max(row["needed"] or 0 for row in rows)
-        return Rule(kind, "undecided", lost, numbers, needed)
+        return Rule(kind, "undecided", lost, numbers)
     told = f"None of {len(rows):,} surely loses more than {100 * margin:g} points"
     worst = f"{rows[0]['name']} most: {points(rows[0]['gain'])}"
     return Rule(kind, "passed", f"{told}; {worst}." if rows[0]["gain"] < 0 else f"{told}.", numbers)

@@ -22,7 +22,7 @@ class Rule:
     state: State
     sentence: str
     numbers: dict[str, Any] = field(default_factory=dict)
-    needed: int | None = None  # more examples that would decide what is undecided
+    needed: int | None = None  # more examples that would decide what is undecided, where known
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Verdict:
     """The gate's word on a challenger: promote it, keep the champion, or too early to say."""
 
     decision: Decision
-    needed: int | None  # more examples that would decide, four times in five; None: decided
+    # More examples that would decide, four times in five; None: decided, or nobody can tell.
+    needed: int | None
     challenger: str  # digest
     champion: str | None  # digest
     sentence: str

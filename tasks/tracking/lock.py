@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MARK = "Thawline's lock, held by "  # how the description of a registered model that is one begins
 LEASE_SECONDS = 60.0  # far more than a decision takes
 POLL_SECONDS = 0.1
-BOOT = Path("/proc/sys/kernel/random/boot_id")
+BOOT, PROCESSES = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
 @contextmanager
@@ -103,8 +103,9 @@ def _is_dead(holder: str) -> bool:
 
 
 def _machine() -> str:
-    """This machine since it was started: containers of two machines may have one host name."""
+    """Where process ids mean the same, until it is started anew: containers, also of two machines,
+    may have one host name."""
     try:
-        return f"{platform.node()}/{BOOT.read_text().strip()}"
+        return f"{platform.node()}/{BOOT.read_text().strip()}/{PROCESSES.readlink()}"
     except OSError:  # no Linux
         return platform.node()

@@ -119,16 +119,17 @@ def test_a_deployment_of_another_project_or_machine_is_not_taken_over(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Schedule("shoes")
-    schedule._require_ours(deployed.project, own)
-    schedule._require_ours(deployed.project, Schedule("boots"))
+    schedule._require_ours(deployed.project, own, None)
+    schedule._require_ours(deployed.project, Schedule("boots"), None)
     other = Project(deployed.project.root / "other")
     told = f"of the project in {deployed.project.root} on .*--name shoes-2.*deployment delete"
     with pytest.raises(ThawlineError, match=told):
-        schedule._require_ours(other, own)
+        schedule._require_ours(other, own, own)
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    with pytest.raises(ThawlineError, match="--name shoes-2"):
-        schedule._require_ours(deployed.project, own)
-    schedule._require_ours(deployed.project, Schedule("shoes", pool="team"))  # no machine serves it
+    for wanted in (own, Schedule("shoes", pool="team")):
+        with pytest.raises(ThawlineError, match="--name shoes-2"):
+            schedule._require_ours(deployed.project, wanted, Schedule("boots"))
+        schedule._require_ours(deployed.project, wanted, own)  # served from here under another name
 
 
 def test_a_missed_slot_is_caught_up_once(deployed: Deployed) -> None:

@@ -166,10 +166,12 @@ def test_latency_and_size_are_measured_here(project: Project) -> None:
     assert not any(c.ruled_out for c in Selection.read(project.selection).candidates)
     with pytest.raises(ThawlineError, match=r"slower here than select\.max_latency_ms, 0\.0001"):
         select.run(project, settings(max_latency_ms=0.0001, race=0))
-    size, _ = serving.expected(project, settings(), BACKBONES[1], HeadParams(), timed=False)
-    wide = HeadParams(hidden=[1000])
-    larger, taken = serving.expected(project, settings(), BACKBONES[1], wide, timed=False)
-    assert larger - size > 4 * 1280 * 1000 / 1e6 and taken is None  # the head counts
+
+    def size_with(head: HeadParams) -> float:
+        return serving.Expected(project, settings(), BACKBONES[1], head).megabytes
+
+    size = size_with(HeadParams())
+    assert size_with(HeadParams(hidden=[1000])) - size > 4 * 1280 * 1000 / 1e6  # the head counts
     select.run(project, settings(max_megabytes=size - 0.01, race=0))
     by_name = {c.backbone: c.ruled_out for c in Selection.read(project.selection).candidates}
     assert by_name[BACKBONES[1]].endswith(f"MB, select.max_megabytes is {size - 0.01:g}")

@@ -44,6 +44,16 @@ def test_errors_that_rise_are_not_carried_on_to_rise() -> None:
     assert found[0, 0] == pytest.approx(0.21)
 
 
+def test_where_nothing_is_wrong_something_may_still_be() -> None:
+    targets = np.arange(400) % CLASSES
+    features = (10 * np.eye(60)[targets]).astype(np.float32)
+    resamples = Bootstrap(np.arange(400), 300)
+    found = learning_curve.measure(features, targets, CLASSES, resamples, 400)
+    assert found is not None and found.accuracy[-1].value == found.now.value == 1.0
+    assert found.accuracy[-1].low < 0.995 and found.now.low < 0.995
+    assert found.gain.low <= found.gain.value <= found.gain.high > 0.005
+
+
 def test_the_interval_from_a_quarter_holds_the_accuracy_of_all() -> None:
     features, targets = clouds(20_000, seed=1000)  # to judge by
     held = []

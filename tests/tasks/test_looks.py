@@ -28,6 +28,7 @@ def test_each_model_counts_once_on_each_test_split(tmp_path: Path) -> None:
     assert looks.count(project, grown) == 2  # most of it was looked at before
     weights.write_bytes(b"three")
     assert looks.note(project, grown) == 3
+    assert looks.count(project, manifest.drop(index=3)) == 3  # one test example is left
     other = manifest.assign(id=list("efgh"))
     assert looks.count(project, other) == 0
     assert looks.note(project, other) == 1

@@ -27,6 +27,7 @@ from tasks import (
     package,
     problems,
     select,
+    serving,
     train,
     tune,
 )
@@ -35,11 +36,11 @@ from tasks.engine.multi_layer import FeatureSelection, MultiLayer
 from tasks.engine.pooling import Pool
 from tasks.engine.split import chain
 from tasks.errors import ThawlineError
-from tasks.params import HeadParams, Params
+from tasks.params import HeadParams, Params, TrainParams
 from tasks.plugins import load
 from tasks.problems.image_classification import backbones
 from tasks.problems.image_classification.predictor import Predictor
-from tasks.records import Project, Reading, Selection, ThawPlan, TrainRun, ViewPolicy
+from tasks.records import Project, Reading, Selection, ThawPlan, TrainRun, Tuning, ViewPolicy
 from tasks.retention import Retention
 from tasks.thaw_strategies import last_blocks, multi_layer_head
 from tests.tasks import drawn_project
@@ -254,6 +255,11 @@ def test_the_packaged_model_predicts_what_evaluate_saw(project: Project) -> None
 def test_the_package_says_what_the_head_reads(project: Project) -> None:
     record = files.read_json(project.models / "model.json")
     assert Reading(**record["reading"]) == _reading(project)
+    head = TrainParams.model_validate(Tuning.read(project.tuning).train).head
+    plan = ThawPlan.read(project.thaw_plan)
+    served = serving.Expected(project, settings(), plan.backbone, head, plan.reading)
+    packaged = (project.models / "model.safetensors").stat().st_size / 1e6
+    assert served.megabytes == pytest.approx(packaged, rel=0.01)
     card = (project.models / "README.md").read_text(encoding="utf-8")
     assert "pooled features of" in card
     assert "load_state_dict" not in card  # no library's constructor takes these weights

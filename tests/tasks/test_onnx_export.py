@@ -90,6 +90,24 @@ def test_another_model_is_refused(project: Project) -> None:
         onnx_export.check(predictor, project.models / "model.onnx", pixels(project, 8), 1)
 
 
+def test_ties_are_counted_and_no_difference(tmp_path: Path) -> None:
+    shares = onnx.helper.make_tensor_value_info("shares", onnx.TensorProto.FLOAT, ["n", 2])
+    out = onnx.helper.make_tensor_value_info(onnx_file.OUTPUT, onnx.TensorProto.FLOAT, ["n", 2])
+    node = onnx.helper.make_node("Identity", ["shares"], [onnx_file.OUTPUT])
+    graph = onnx.helper.make_graph([node], "same", [shares], [out])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    batch = np.array([[0.5, 0.50001], [0.2, 0.8]], np.float32)
+
+    def check(own: np.ndarray) -> dict[str, object]:
+        return onnx_file.check(tmp_path / "m.onnx", "shares", lambda _: own, [batch], 1, "images")
+
+    found = check(np.array([[0.50001, 0.5], [0.2, 0.8]], np.float32))
+    assert (found["other_labels"], found["ties"]) == (1, 1)
+    with pytest.raises(ThawlineError, match="1 of 2 images get another label"):
+        check(np.array([[0.5, 0.50001], [0.8, 0.2]], np.float32))
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_its_packages_there_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, missing: str

@@ -39,7 +39,8 @@ def test_groups_are_no_separate_evidence() -> None:
     assert pairs.design == pytest.approx(5, rel=0.15)  # and somewhat more, as 40 are not many
     assert pairs.gained == pytest.approx(10, rel=0.15)
     assert Pairs.of(steps, np.arange(200)) == Pairs(50, 50, 200)
-    assert Pairs.of(np.zeros(200, np.int64), groups).examples == 40
+    same = Pairs.of(np.zeros(200, np.int64), groups)
+    assert same.examples * same.few == pytest.approx(40) and same.all == 200
 
 
 def test_corrected_p_values_are_holms() -> None:
@@ -74,14 +75,26 @@ def test_too_small_a_difference_is_not_distinguishable() -> None:
 @pytest.mark.parametrize(
     "pairs", [300, pytest.param(2000, marks=pytest.mark.long)], ids=["short", "long"]
 )
-@pytest.mark.parametrize("groups", [3, 6, 15, 400])
-def test_equal_models_are_rarely_called_different(pairs: int, groups: int) -> None:
-    """Also where the answers in a group go together, and there are few groups."""
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [134, 133, 133],
+        [67] * 6,
+        [27] * 15,
+        [1] * 400,
+        [150, 150, *[1] * 100],
+        [100] * 3 + [1] * 100,
+    ],
+    ids=["three", "six", "fifteen", "singles", "two large ones", "three large ones"],
+)
+def test_equal_models_are_rarely_called_different(pairs: int, sizes: list[int]) -> None:
+    """Also where the answers in a group go together, and groups are few, or few are large."""
     generator = np.random.default_rng(2)
-    members = np.arange(400) % groups
+    members = np.repeat(np.arange(len(sizes)), sizes)[:400]
+    groups = int(members.max()) + 1
     called = 0
     for _ in range(pairs):
-        common, own = generator.normal(size=(2, groups)), generator.normal(size=(2, 400))
+        common, own = generator.normal(size=(2, groups)), generator.normal(size=(2, len(members)))
         a, b = (0.55 * common[:, members] + 0.84 * own < 0.8).astype(np.int64)
         called += compare(np.ones_like(a), a, b, members).verdict != "not distinguishable"
     # At most 5 %, with the room that so many pairs leave (three standard errors).

@@ -399,6 +399,26 @@ def test_a_dead_process_is_known_on_the_machine_that_it_was_on_alone() -> None:
     assert not lock._is_dead(f"{lock.MARK}{platform.node()}/other {gone.pid} x")
 
 
+def test_a_lock_that_is_freed_while_it_is_read_is_no_model_of_somebody_elses(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = client.get_registered_model
+
+    def freed_meanwhile(name: str) -> Any:  # MLflow reads the row first, then what hangs on it
+        found = read(name)
+        client.delete_registered_model(name)
+        found._tags = {}
+        return found
+
+    held = f"{lock.MARK}elsewhere 1 x"
+    client.create_registered_model("shoes.lock", description=held)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "get_registered_model", freed_meanwhile)
+        assert lock._holder(client, "shoes.lock") == held
+    with lock.held(client, "shoes.lock"):
+        pass
+
+
 def test_a_model_of_the_locks_name_is_left_alone(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -477,7 +477,7 @@ def test_it_can_be_written_as_onnx_or_says_that_it_cannot(case: Case, tmp_path: 
     shutil.copytree(case.project.models, tmp_path / "models")
     found = problems.exporting(case.name).add(tmp_path / "models", case.project, 1)
     tested = int((case.manifest["split"] == "test").sum())
-    assert found[case.problem.WORDS.many] == tested and found["other_labels"] == found["ties"]
+    assert found[case.problem.WORDS.many] == tested and found["ties"] <= 1
     assert found["largest_difference"] < 1e-4
     assert (tmp_path / "models/model.onnx").stat().st_size > 10_000
 
