@@ -402,10 +402,9 @@ def test_a_dead_process_is_known_on_the_machine_that_it_was_on_alone() -> None:
 def test_a_lock_that_is_freed_while_it_is_read_is_no_model_of_somebody_elses(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = client.get_registered_model
-
     def freed_meanwhile(name: str) -> Any:  # MLflow reads the row first, then what hangs on it
-        found = read(name)
+        patch.undo()
+        found = client.get_registered_model(name)
         client.delete_registered_model(name)
         found._tags = {}
         return found
