@@ -22,7 +22,7 @@ setup-dev: $(VENV)/.dev
 test: setup-dev       ## lint, types and all quick tests
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/codespell -q 3
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=5
 
 test-long: setup-dev  ## the campaigns of kills, races and fuzzing
 	@$(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile --no-loadscope-reorder
