@@ -86,7 +86,7 @@ def data(project: Project, known: Champion) -> Project:
     with FileLock(project.scratch / "past.lock"):  # two processes may want it at once
         for other in home.iterdir():
             if other != made.root and time.time() - other.stat().st_mtime > UNUSED_SECONDS:
-                shutil.rmtree(other, ignore_errors=True)
+                shutil.rmtree(other, ignore_errors=True)  # what stays is tried again next time
         if made.prepared.is_dir():
             os.utime(made.root)
         else:
