@@ -35,7 +35,9 @@ IMAGES, TEXTS = "fashion_mnist", "movie_snippets"
 
 def main() -> None:
     options = parsed(benchmark_parser("auto", __doc__, seeds=3, data=(IMAGES, TEXTS)))
-    results = Results("auto", "The automatic thaw line against a sweep of depths", options.results)
+    results = Results(
+        "auto", "The automatic thaw line against a sweep of depths", options.results, options.some
+    )
     runner = Runner.of(options, jobs=options.jobs)
     values, lines = {}, []
     for name in options.data:

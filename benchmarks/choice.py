@@ -39,7 +39,9 @@ POINTS, SHARE = 0.5, 1 / 5  # what the choice may lose, and may cost
 
 def main() -> None:
     options = parsed(benchmark_parser("choice", __doc__, seeds=3, data=peer_data.NAMES))
-    results = Results("choice", "Choosing a backbone against fine-tuning all", options.results)
+    results = Results(
+        "choice", "Choosing a backbone against fine-tuning all", options.results, options.some
+    )
     runner = Runner.of(options, jobs=options.jobs)
     names = QUICK if options.quick else tuple(decoys.descriptions())
     values, lines = {}, []
@@ -47,8 +49,8 @@ def main() -> None:
         data = peer_data.make(name, options.work / "choice", options.quick)
         values[name] = measured(runner, data, names, options)
         lines += [f"## {name}", "", f"{data.describe()}.", "", *table(values[name]), ""]
-    plot(values, options.results / "choice.svg")
-    results.write({"data": values}, [*lines, "![accuracy by CPU seconds](choice.svg)"])
+    plot(values, options.results / f"{results.stem}.svg")
+    results.write({"data": values}, [*lines, f"![accuracy by CPU seconds]({results.stem}.svg)"])
 
 
 def measured(

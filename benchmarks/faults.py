@@ -87,12 +87,14 @@ MIXED = "pictures of others"
 
 def main() -> None:
     options = parsed(benchmark_parser("faults", __doc__, data=NAMES))
-    results = Results("faults", "Planted faults: what is found before training", options.results)
+    results = Results(
+        "faults", "Planted faults: what is found before training", options.results, options.some
+    )
     _compute_with(options.threads)
     home = options.work / f"faults-{projects.version()}-{commit()}"
     draws = (1, 1) if options.quick else (DRAWS, CLASSES)
     values = {name: measured(name, home / name, *draws) for name in options.data}
-    shown = faults_report.draw(values, home, options.results / "faults.svg")
+    shown = faults_report.draw(values, home, options.results / f"{results.stem}.svg")
     results.write({"data": values}, [*faults_report.lines(values), *shown])
 
 

@@ -139,7 +139,7 @@ def draw(values: dict[str, Any], home: Path, path: Path) -> list[str]:
     return [
         f"What is called near-duplicate in the untouched data ({len(pairs)} pairs shown):",
         "",
-        "![pairs of similar pictures](faults.svg)",
+        f"![pairs of similar pictures]({path.name})",
     ]
 
 

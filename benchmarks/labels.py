@@ -42,12 +42,16 @@ LEAST_TEST = 0.02  # the smallest test split, which no curve looks at
 
 def main() -> None:
     options = parsed(benchmark_parser("labels", __doc__, data=tuple(SIZES)))
-    results = Results("labels", "The learning curve from a quarter of the data", options.results)
+    results = Results(
+        "labels", "The learning curve from a quarter of the data", options.results, options.some
+    )
     home = options.work / f"labels-{projects.version()}-{commit()}"
     draws = 2 if options.quick else DRAWS
     values = {name: measured(name, home / name, draws) for name in options.data}
-    plot(values, options.results / "labels.svg")
-    results.write({"data": values}, [*table(values), "", "![predicted and true](labels.svg)"])
+    plot(values, options.results / f"{results.stem}.svg")
+    results.write(
+        {"data": values}, [*table(values), "", f"![predicted and true]({results.stem}.svg)"]
+    )
 
 
 def measured(name: str, folder: Path, draws: int) -> dict[str, Any]:

@@ -33,13 +33,19 @@ def benchmark_parser(
     return parser
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, with `results` and `kept` runs: where they go.
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """The options, with `results` and `kept` runs, where they go, and `some`: the data sets that
+    results are of, where those are not all that the benchmark has.
 
     Quick ones stay below --work, and take one seed and one data set.
     """
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.results, options.kept = RESULTS, RUNS / machine_kind()
+    data = getattr(options, "data", [])
+    every = set(data) == set(parser.get_default("data") or [])
+    options.some = [] if every or options.quick else data
     if options.quick:
         options.work = options.results = options.work / "quick"
         options.kept = options.work / "runs"

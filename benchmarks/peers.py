@@ -20,7 +20,7 @@ Thawline's below --work, since they hold for one commit only, those of others in
 kind of machine.
 Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into --work).
 
-    .venv/bin/python -m benchmarks.peers --again benchmarks/results/peers.json …
+    .venv/bin/python -m benchmarks.peers --again benchmarks/results/peers_fashion_mnist.json …
 
 runs the peers that were chosen then once more, with the settings of then beside Thawline's default
 and head_only of now: on another machine, or with a newer Thawline. Writes peers_again.*.
@@ -69,7 +69,7 @@ THAWLINE_RATES = (0.001, 0.002, 0.004)
 def main() -> None:
     options = _options()
     name = "peers_again" if options.again else "peers"
-    results = Results(name, "Accuracy against CPU seconds", options.results)
+    results = Results(name, "Accuracy against CPU seconds", options.results, options.some)
     runner = Runner.of(options, options.fastai_python, options.jobs)
     rows, values, lines = {}, {}, _preface(options)
     for name in options.data:
@@ -79,8 +79,8 @@ def main() -> None:
         rows[name] = found["arms"]
         values[name] = found
         lines += _section(name, found)
-    peers_report.plot(rows, options.results / f"{results.name}.svg")
-    shown = f"![accuracy against CPU seconds]({results.name}.svg)"
+    peers_report.plot(rows, options.results / f"{results.stem}.svg")
+    shown = f"![accuracy against CPU seconds]({results.stem}.svg)"
     results.write({"data": values}, [*lines, shown])
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,18 @@ class Results:
     name: str  # of the module
     title: str
     folder: Path = RESULTS
+    some: Sequence[str] = ()  # data sets, where these are not all that the benchmark has
     load_at_start: float = field(default_factory=load)
 
+    @property
+    def stem(self) -> str:
+        """The name of the files: results of some data sets replace no others."""
+        return "_".join([self.name, *self.some])
+
     def header(self) -> dict[str, Any]:
+        data = ["--data", *self.some] if self.some else []
         return {
-            "benchmark": f"python -m benchmarks.{self.name}",
+            "benchmark": " ".join([f"python -m benchmarks.{self.name}", *data]),
             "date": datetime.date.today().isoformat(),
             "machine": machine(),
             "commit": commit(),
@@ -84,7 +91,7 @@ class Results:
     def write(self, values: dict[str, Any], lines: list[str]) -> None:
         """Write the values below the header, and the lines (Markdown) below it as text."""
         header = self.header()
-        files.write_json(self.folder / f"{self.name}.json", header | values)
+        files.write_json(self.folder / f"{self.stem}.json", header | values)
         before, after = header["load"]
         text = [
             f"# {self.title}",
@@ -94,9 +101,9 @@ class Results:
             "",
             *lines,
         ]
-        with files.atomic(self.folder / f"{self.name}.md") as temporary:
+        with files.atomic(self.folder / f"{self.stem}.md") as temporary:
             temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
-        print(f"wrote {self.folder / self.name}.json and .md", flush=True)
+        print(f"wrote {self.folder / self.stem}.json and .md", flush=True)
 
 
 def _vectors() -> str:

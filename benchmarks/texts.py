@@ -51,7 +51,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     options = parsed(benchmark_parser("texts", __doc__, seeds=3, data=NAMES))
-    results = Results("texts", "Texts: accuracy against CPU seconds", options.results)
+    results = Results("texts", "Texts: accuracy against CPU seconds", options.results, options.some)
     runner = Runner.of(options, jobs=options.jobs)
     values, lines = {}, []
     for name in options.data:
@@ -61,9 +61,12 @@ def main() -> None:
         values[name] = measured(runner, data, options)
         lines += [f"## {name}", "", describe(data), "", *section(values[name]), ""]
     peers_report.plot(
-        {name: found["arms"] for name, found in values.items()}, options.results / "texts.svg"
+        {name: found["arms"] for name, found in values.items()},
+        options.results / f"{results.stem}.svg",
     )
-    results.write({"data": values}, [*lines, "![accuracy against CPU seconds](texts.svg)"])
+    results.write(
+        {"data": values}, [*lines, f"![accuracy against CPU seconds]({results.stem}.svg)"]
+    )
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def tuned(trials: int) -> Arm:
 
 def main() -> None:
     options = parsed(benchmark_parser("tuning", __doc__, seeds=3, data=NAMES))
-    results = Results("tuning", "Tuning against the default recipe", options.results)
+    results = Results("tuning", "Tuning against the default recipe", options.results, options.some)
     runner = Runner.of(options, jobs=options.jobs)
     found = {}
     for name in options.data:

@@ -123,10 +123,10 @@ def _round(
         right[:] = trained.right()
         curve.extend(round(judged["validation_accuracy"], 6) for judged in state.history)
 
-    epochs = times * race.least_epochs(setup, recipe)
+    examples = {split: len(each) for split, each in setup.targets.items()}
+    epochs = times * race.least_epochs(examples["train"], recipe)
     entrant = race.Entrant(selection.backbone, plan, recipe, epochs)
     [found] = race.run(setup, [entrant], look=look)
-    examples = {split: len(each) for split, each in setup.targets.items()}
     groups = len(np.unique(groups_of(project)))
     accuracy = metrics.wilson(float(right.mean()), groups, CONFIDENCE)
     row = {

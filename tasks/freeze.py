@@ -28,6 +28,9 @@ def run(project: Project, params: Params) -> None:
     if not hasattr(strategy, "choose"):
         make(selection, params.freeze, policy).write(project.thaw_plan)
         return
+    recipe = recipes.training(params.problem)
+    # As many for all, also for those in steps, which need two.
+    epochs = max(race.least_epochs(selection.examples, recipe), 2)
     standings: list[dict[str, Any]] = []
 
     def planned(phases: Sequence[Phase]) -> ThawPlan:
@@ -37,29 +40,21 @@ def run(project: Project, params: Params) -> None:
         return make(selection, params.freeze.model_copy(update=changes), policy, phases)
 
     def raced(tried: Sequence[Sequence[Phase]]) -> list[float]:
+        from tasks.engine.setup import Setup
+
         plans = [planned(phases) for phases in tried]
-        found = _race(project, params, plans)
+        entrants = [race.Entrant(_called(plan), plan, recipe, epochs) for plan in plans]
+        setup = Setup.make(project, params, plans[0], recipe)
+        found = race.run(setup, entrants, params.freeze.epoch_minutes)
         standings.extend(found)
         return race.losses(found)
 
-    phases, why = strategy.choose(selection, params.freeze, raced)
+    phases, why = strategy.choose(selection, params.freeze, raced, epochs / recipe.epochs)
     plan = planned(phases)
     if standings:
         race.check(standings)
         why = f"{why}: {race.told(standings)}"
     replace(plan, race=standings, why=f"{plan.why}; {why}").write(project.thaw_plan)
-
-
-def _race(project: Project, params: Params, plans: Sequence[ThawPlan]) -> list[dict[str, Any]]:
-    """How each plan does in a short race with the problem's standard recipe."""
-    from tasks.engine.setup import Setup
-
-    recipe = recipes.training(params.problem)
-    setup = Setup.make(project, params, plans[0], recipe)
-    # As many for all, also for those in steps, which need two.
-    epochs = max(race.least_epochs(setup, recipe), 2)
-    entrants = [race.Entrant(_called(plan), plan, recipe, epochs) for plan in plans]
-    return race.run(setup, entrants, params.freeze.epoch_minutes)
 
 
 def _called(plan: ThawPlan) -> str:

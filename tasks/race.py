@@ -91,7 +91,8 @@ def _standing(
 ) -> dict[str, Any]:
     # An epoch for each phase before the last.
     phases = [replace(phase, epochs=phase.epochs and 1) for phase in entrant.plan.phases]
-    epochs = entrant.epochs or max(least_epochs(setup, entrant.settings), len(phases))
+    least = least_epochs(len(setup.targets["train"]), entrant.settings)
+    epochs = entrant.epochs or max(least, len(phases))
     settings = entrant.settings.model_copy(update={"epochs": epochs, "patience": 0})
     racing = setup.racing(replace(entrant.plan, phases=phases), settings)
     trainer = racing.trainer(None, lambda state: None)
@@ -109,7 +110,7 @@ def _standing(
     return row | ({"too_slow": True} if too_slow else {})
 
 
-def least_epochs(setup: Setup, settings: TrainParams) -> int:
-    """The fewest epochs that say something."""
-    steps = max(1, len(setup.targets["train"]) // settings.batch_size)
+def least_epochs(examples: int, settings: TrainParams) -> int:
+    """The fewest epochs on so many training examples that say something."""
+    steps = max(1, examples // settings.batch_size)
     return min(settings.epochs, max(EPOCHS, math.ceil(LEAST_STEPS / steps)))

@@ -21,7 +21,7 @@ VERSIONS = {
     "embed": 5,
     "select": 13,
     "inspect": 4,
-    "freeze": 11,
+    "freeze": 12,
     "tune": 14,
     "train": 11,
     "repeat": 8,

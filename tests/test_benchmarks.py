@@ -12,6 +12,7 @@ import pytest
 from benchmarks import choice, faults, faults_report, peers, peers_report
 from benchmarks.arms import measured
 from benchmarks.arms.runner import Arm, Run
+from benchmarks.options import benchmark_parser, parsed
 from benchmarks.peers_report import Hits, Summary
 from benchmarks.results_file import Results
 from tasks import files
@@ -146,3 +147,13 @@ def test_results_say_where_and_when_they_were_measured(tmp_path: Path) -> None:
     text = (tmp_path / "example.md").read_text()
     assert text.startswith("# An example\n") and text.endswith("text\n")
     assert found["machine"] in text and found["commit"] in text
+
+
+def test_results_of_some_data_sets_replace_no_others(tmp_path: Path) -> None:
+    parser = benchmark_parser("example", None, data=("images", "texts"))
+    arguments = ["--work", str(tmp_path), "--data"]
+    assert parsed(parser, [*arguments, "texts", "images"]).some == []
+    some = parsed(parser, [*arguments, "texts"]).some
+    Results("example", "An example", tmp_path, some).write({}, [])
+    found = files.read_json(tmp_path / "example_texts.json")
+    assert found["benchmark"] == "python -m benchmarks.example --data texts"

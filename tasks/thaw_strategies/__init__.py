@@ -10,6 +10,7 @@ there are at most, so that too few epochs are refused before anything has run.
 A strategy whose head looks at more than the last layer also has `reading(layers, params) ->
 Reading`: the layers whose pooled outputs it reads.
 
-A strategy that may have to try has `choose(selection, params, race) -> (list[Phase], str)` instead:
-the phases and why, with the losses that `race` gives for phases.
+A strategy that may have to try has `choose(selection, params, race, share) -> (list[Phase], str)`
+instead: the phases and why, with the losses that `race` gives for phases, each trained for that
+`share` of the epochs of a whole training.
 """

@@ -3,6 +3,8 @@
 - Data that a linear head already tells apart needs nothing thawed.
 - Few examples cannot tell depths apart on their validation part: the line is then one that does
   well on so few, without a race.
+- Where the recipe is so short that a race is no shorter, as those of texts are, racing would cost
+  more than it can save: all that `thaw_fraction` allows then thaws, unless time is limited.
 - Else a race of the head alone and ever more of the last blocks, up to `thaw_fraction` of the
   compute, which is by far the dearest and only tried where the one before it does best; then of the
   best depth at once against in two steps, from the top down. What takes longer than `epoch_minutes`
@@ -21,14 +23,18 @@ from tasks.thaw_strategies import _layers
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 SEPARATED = 0.995  # leave-one-out accuracy of a linear head that is enough
 FEW, FEW_FRACTION = 1000, 0.5  # examples below which nothing is raced, and what thaws then
+SHORT = 0.5  # share of the epochs of a training up to which a race is a short one
 PHASES = 2
 
 Race = Callable[[Sequence[list[Phase]]], list[float]]
 
 
-def choose(selection: Selection, params: FreezeParams, race: Race) -> tuple[list[Phase], str]:
-    """The phases and why. `race` trains each of some plans briefly and says their validation
-    losses, infinite where one diverged or takes too long; the deepest plan is the last."""
+def choose(
+    selection: Selection, params: FreezeParams, race: Race, share: float
+) -> tuple[list[Phase], str]:
+    """The phases and why. `race` trains each of some plans for a `share` of the epochs and says
+    their validation losses, infinite where one diverged or takes too long; the deepest plan is the
+    last."""
     layers = selection.layers
     head = len(layers) - 1
     alone = next(c.ridge for c in selection.candidates if c.backbone == selection.backbone)
@@ -39,8 +45,12 @@ def choose(selection: Selection, params: FreezeParams, race: Race) -> tuple[list
         start = _layers.line(layers, min(FEW_FRACTION, params.thaw_fraction))
         why = f"{selection.examples} training examples are too few to tell depths apart in a race"
         return _at_once(layers, start, params), why
-    shares = [share for share in FRACTIONS if share < params.thaw_fraction]
-    lines = {_layers.line(layers, share) for share in (*shares, params.thaw_fraction)}
+    if share > SHORT and params.epoch_minutes is None:
+        start = _layers.line(layers, params.thaw_fraction)
+        why = f"a race would take {share:.0%} of the epochs of a training for each depth"
+        return _at_once(layers, start, params), why
+    fractions = [each for each in FRACTIONS if each < params.thaw_fraction]
+    lines = {_layers.line(layers, each) for each in (*fractions, params.thaw_fraction)}
     starts = [head, *sorted(lines, reverse=True)]
     *others, deepest = [_at_once(layers, start, params) for start in starts]
     losses = race(others)

@@ -203,12 +203,12 @@ class Raced:
 
 
 def auto_choice(
-    raced: Raced, examples: int = 1000, ridge: float = 0.8, **params: object
+    raced: Raced, examples: int = 1000, ridge: float = 0.8, share: float = 0.2, **params: object
 ) -> tuple[list[str], str]:
     """The lowest layer of each phase that `auto` chooses, and why."""
     known = [Candidate("net", 10, 100, ridge, 0.8, 0.8, 1)]
     selection = replace(SELECTION, candidates=known, examples=examples)
-    phases, why = auto.choose(selection, FreezeParams(strategy="auto", **params), raced)
+    phases, why = auto.choose(selection, FreezeParams(strategy="auto", **params), raced, share)
     return [next(iter(phase.learning_rates)) for phase in phases], why
 
 
@@ -237,9 +237,13 @@ def test_auto_races_nothing_that_it_cannot_tell_apart_or_need_not() -> None:
     lines, why = auto_choice(raced, examples=999, thaw_fraction=1.0)
     assert lines == ["block2"] and "999 training examples are too few" in why
     assert auto_choice(raced, examples=999, thaw_fraction=0.1)[0] == ["block5"]
+    lines, why = auto_choice(raced, share=0.6, thaw_fraction=0.7)
+    assert lines == ["block1"] and "60% of the epochs" in why
     lines, why = auto_choice(raced, ridge=0.996)
     assert lines == ["head"] and "right on 99.6%" in why
     assert not raced.tried
+    assert auto_choice(raced, share=0.6, epoch_minutes=1.0)[0] == ["head"]
+    assert raced.tried  # how long an epoch takes is only known by trying
 
 
 def test_auto_takes_the_head_when_nothing_is_quick_enough() -> None:
