@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHORT = 0.1  # of the epochs: the fidelity `short`
+SHORT = 0.1  # of the epochs, but one at least: the fidelity `short`
 HEAD_STEPS = 40  # that a head takes at most where it starts in closed form, near its end already
 
 

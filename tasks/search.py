@@ -1,7 +1,7 @@
 """The search for better training parameters: an Optuna study that a kill does not lose.
 
 A trial climbs a ladder of fidelities, as far as `tune.fidelity` says: the head alone on cached
-features, a tenth of the steps, the whole training. Hyperband (Li et al., JMLR 2018) ends those
+features, a tenth of the epochs, the whole training. Hyperband (Li et al., JMLR 2018) ends those
 that fall behind, unless the cheap fidelities turn out to order trials otherwise than the dear one.
 Trials are judged on one half of validation; the best of many looks better there than it is (the
 winner's curse), so it is measured again on the other half, beside the values that were written.

@@ -55,7 +55,7 @@ def run(
 
     policy = replace(ViewPolicy.read(project.augment / "policy.json"), seed=params.seed)
     setup = Setup.make(project, params, plan, settings, policy=policy)
-    _learn_from(setup, rows)
+    learn_from(setup, rows)
     setup.init_head()
     state = setup.trainer(None, lambda state: None).fit(setup.data)
     trained = setup.model_state()  # low-rank updates are in the model from here on
@@ -85,8 +85,8 @@ def run(
     return SideTraining(loss, accuracy, logits, drop)
 
 
-def _learn_from(setup: Setup, rows: Rows) -> None:
-    """Let a setup learn from other rows than the project's own."""
+def learn_from(setup: Setup, rows: Rows) -> None:
+    """Let a setup learn from other rows than the project's own, and validate on others."""
     from tasks.engine import labels
 
     targets: Any = pd.read_parquet(setup.project.manifest, columns=["target"])["target"]

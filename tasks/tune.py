@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import evidence, files, metrics, paired, recipes, search, versions
+from tasks import evidence, files, metrics, paired, recipes, search, side_training, versions
 from tasks.errors import Diverged, ThawlineError
 from tasks.fidelities import Halves, Ladder
 from tasks.freeze import epochs_of
@@ -37,13 +37,14 @@ def run(project: Project, params: Params) -> None:
     Raises `ThawlineError` when the phases of the thaw plan take more than `train.epochs`.
     """
     epochs_of(ThawPlan.read(project.thaw_plan).phases, params.train.epochs)  # or refused
-    params, raced, why_rate = _rate(project, params)
+    halves = Halves.of(project, params) if params.tune.searches else None
+    params, raced, why_rate = _rate(project, params, halves)
     rates = {"train.learning_rate": float(params.train.learning_rate)} if raced else {}
-    if not params.tune.searches:
+    if halves is None:
         why = why_rate or "not tuned: neither tune.trials nor tune.minutes is set"
         Tuning(_train(params), rates, raced, why).write(project.tuning)
         return
-    ladder = Ladder(project, params, Halves.of(project, params))
+    ladder = Ladder(project, params, halves)
     trials, study = _searched(project, params, ladder)
     if not trials:
         raise ThawlineError("no tuning trial ended with a finite loss; narrow tune.space")
@@ -58,8 +59,13 @@ def _train(params: Params) -> dict[str, Any]:
     return params.train.model_dump(exclude=NEVER_CHANGES_A_RESULT)
 
 
-def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]], str]:
-    """The parameters with a rate in place of `auto`, the standings of the race, and why."""
+def _rate(
+    project: Project, params: Params, halves: Halves | None
+) -> tuple[Params, list[dict[str, Any]], str]:
+    """The parameters with a rate in place of `auto`, the standings of the race, and why.
+
+    Where a search follows, the race is judged on its half of validation alone.
+    """
     if params.train.learning_rate != "auto":
         return params, [], ""
     from tasks import race
@@ -74,6 +80,8 @@ def _rate(project: Project, params: Params) -> tuple[Params, list[dict[str, Any]
         for rate in rates
     ]
     setup = Setup.make(project, params, plan, entrants[0].settings)
+    if halves is not None:
+        side_training.learn_from(setup, {"train": halves.train, "validation": halves.search})
     standings = race.run(setup, entrants)
     race.check(standings)
     losses = race.losses(standings)

@@ -22,7 +22,7 @@ VERSIONS = {
     "select": 13,
     "inspect": 4,
     "freeze": 12,
-    "tune": 14,
+    "tune": 15,
     "train": 11,
     "repeat": 8,
     "evaluate": 9,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import augment, embed, fidelities, freeze, search, select, train, tune
+from tasks import augment, embed, fidelities, freeze, race, search, select, train, tune
 from tasks import params as params_of
 from tasks.engine.phase import PhaseRun
+from tasks.engine.setup import Setup
 from tasks.errors import Diverged, ThawlineError
 from tasks.params import FreezeParams, Params
 from tasks.records import Project, Selection, Tuning, ViewPolicy
@@ -66,6 +68,23 @@ def test_trials_go_up_to_the_fidelity_that_is_asked_for(project: Project, fideli
 
 def found_value(params: Params, path: str) -> Any:
     return getattr(params.train, path.split(".")[1])
+
+
+def test_a_race_of_rates_sees_the_half_of_the_search_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced, seen = race.run, []
+
+    def run(setup: Setup, entrants: Sequence[race.Entrant]) -> list[dict[str, Any]]:
+        seen.append(setup.rows["validation"])
+        return raced(setup, entrants)
+
+    monkeypatch.setattr(race, "run", run)
+    params = settings(trials=1)
+    train = params.train.model_copy(update={"learning_rate": "auto"})
+    tune.run(project, params.model_copy(update={"train": train}))
+    assert Tuning.read(project.tuning).changed["train.learning_rate"] > 0
+    assert [list(rows) for rows in seen] == [list(fidelities.Halves.of(project, params).search)]
 
 
 def test_the_search_sees_one_half_of_validation_and_groups_stay_together(
