@@ -192,10 +192,10 @@ def lines(loops: list[dict[str, Any]], caches: list[dict[str, Any]]) -> list[str
     ]
     for row in caches:
         difference = peers_report.Interval(**row["difference"])
+        learning, epochs = row["thaw_fraction"], row["epochs"]
         cells = [cell(found) for found in row["costs"].values()]
         written.append(
-            f"| {1 - row['thaw_fraction']:.0%} | {row['epochs']} | {most(row['thaw_fraction']):.2f} | "
-            f"{' | '.join(cells)} | "
+            f"| {1 - learning:.0%} | {epochs} | {most(learning):.2f} | {' | '.join(cells)} | "
             f"{difference} |"
         )
     return written

@@ -22,8 +22,9 @@ Writes peers.json, peers.md and peers.svg into benchmarks/results (--quick: into
 
     .venv/bin/python -m benchmarks.peers --again benchmarks/results/peers_fashion_mnist.json …
 
-runs the peers that were chosen then once more, with the settings of then beside Thawline's default
-and head_only of now: on another machine, or with a newer Thawline. Writes peers_again.*.
+runs the peers that were chosen then once more, with the rates and epochs of then, in the precision
+and layout that are the cheapest here, beside Thawline's default and head_only of now: on another
+machine, or with a newer Thawline. Writes peers_again.*.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ from benchmarks.results_file import Results
 from tasks import files
 
 PRECISIONS = ("float32", "bfloat16")
-FASTAI = {"epochs": (2, 5), "base_lr": (2e-3, 5e-3, 1e-2, 2e-2)}
+FASTAI = {"epochs": (2, 5), "base_lr": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)}
 FASTAI_LONGER = ((10, 2), (20, 1))  # epochs, with so many of the best rates of those before
 PYTORCH = {
     "all": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
-    "line": {"epochs": (8,), "learning_rate": (3e-4, 1e-3, 3e-3)},
-    "head": {"epochs": (50,), "learning_rate": (0.01, 0.03, 0.1)},
+    "line": {"epochs": (8,), "learning_rate": (1e-4, 3e-4, 1e-3, 3e-3)},
+    "head": {"epochs": (50,), "learning_rate": (3e-3, 0.01, 0.03, 0.1)},
 }
 PYTORCH_LABELS = {
     "all": "PyTorch, everything",
@@ -107,17 +108,19 @@ def measure(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str
 
 
 def again(runner: Runner, data: Data, options: argparse.Namespace) -> dict[str, Any]:
-    """The arms of an earlier result, but for Thawline's, as they were chosen then."""
+    """The arms of an earlier result, but for Thawline's, as they were chosen then; the way to
+    compute is chosen anew, as Thawline's is."""
     earlier = files.read_json(options.again)
     found = earlier["data"][data.name]
+    fast, speeds = _fastest(runner, data, PRECISIONS[: 1 if options.quick else None])
     peers = [
-        Arm(row["arm"], row["kind"], row["settings"])
+        Arm(row["arm"], row["kind"], row["settings"] | fast[row["kind"]])
         for row in found["arms"]
         if row["kind"] != "thawline" and row["arm"] not in options.leave_out
     ]
-    kept = {name: found[name] for name in ("speeds", "tuning")}
     tuned = {"on": earlier["machine"], "date": earlier["date"]}
-    return {**kept, "tuned": tuned, **compared(runner, data, [*peers, *_own()], options)}
+    compared_now = compared(runner, data, [*peers, *_own()], options)
+    return {"speeds": speeds, "tuning": found["tuning"], "tuned": tuned, **compared_now}
 
 
 def compared(

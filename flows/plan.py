@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -70,8 +71,7 @@ def _entry(status: dag.StageStatus) -> dict[str, Any]:
 def layers(plan: ThawPlan) -> list[dict[str, Any]]:
     """One row a layer: parameters, share of the compute, and how fast it learns in each phase."""
     total = sum(layer.flops for layer in plan.layers) or 1
-    names = [layer.name for layer in plan.layers]
-    line = names.index(plan.thaw_line) if plan.thaw_line in names else len(names)
+    starts = {phase.name: freeze.start(plan.layers, phase) for phase in plan.phases}
     return [
         {
             "layer": layer.name,
@@ -82,7 +82,8 @@ def layers(plan: ThawPlan) -> list[dict[str, Any]]:
                 for phase in plan.phases
                 if layer.name in phase.learning_rates
             },
-            "cached": plan.cache and number < line,
+            # The phases that find the output of this layer, or of one above it, computed.
+            "cached": [name for name, start in starts.items() if plan.cache and number < start],
             "read": plan.reading is not None and layer.name in plan.reading.layers,
         }
         for number, layer in enumerate(plan.layers)
@@ -120,6 +121,14 @@ def _why(reasons: list[str]) -> str:
     return "\n".join(escape(reason) for reason in reasons[:LINES] + more)
 
 
+def _states(row: dict[str, Any], most: list[str]) -> Iterator[str]:
+    """What else is known of a layer; `most`: the phases that have anything cached."""
+    if row["read"]:
+        yield "read"
+    if row["cached"]:
+        yield "cached" if row["cached"] == most else f"cached in {', '.join(row['cached'])}"
+
+
 def _thaw_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("layer", "parameters", "compute", "learning rate (× train's), by phase", ""):
@@ -132,6 +141,6 @@ def _thaw_table(rows: list[dict[str, Any]]) -> Table:
             f"{row['parameters']:,}",
             f"{row['compute_share']:.1%}",
             rates or "[blue]frozen[/]",
-            " ".join(state for state in ("read", "cached") if row[state]),
+            " ".join(_states(row, rows[0]["cached"])),
         )
     return table

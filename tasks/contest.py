@@ -111,9 +111,7 @@ def _round(
     from tasks.engine.setup import Setup
 
     policy = ViewPolicy.read(project.augment / "policy.json")
-    cache = params.freeze.cache if params.freeze.cache != "on" else "auto"
-    fixed = FreezeParams(cache=cache, cache_gigabytes=params.freeze.cache_gigabytes)
-    plan = freeze.make(selection, fixed, policy)
+    plan = freeze.make(selection, FreezeParams(), policy)  # select depends on no other
     recipe = recipes.training(params.problem)
     setup = Setup.make(project, params, plan, recipe)
     right: Right = np.zeros(len(setup.targets["validation"]), bool)

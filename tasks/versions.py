@@ -19,7 +19,7 @@ VERSIONS = {
     "prepare": 4,
     "augment": 4,
     "embed": 5,
-    "select": 13,
+    "select": 14,
     "inspect": 4,
     "freeze": 12,
     "tune": 15,

@@ -44,14 +44,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None."""
+    """The newest checkpoint that is whole, or None; newer ones, which are not, are dropped."""
     for mark in sorted(folder.glob("step-*.json"), reverse=True):
         data = mark.with_suffix(".safetensors")
         try:
-            if files.read_json(mark)["sha256"] != files.sha256_file(data):
-                continue
+            whole = files.read_json(mark)["sha256"] == files.sha256_file(data)
         except (OSError, ValueError, KeyError):
-            continue  # half-written or damaged: the one before is tried
+            whole = False
+        if not whole:  # half-written or damaged: the one before is tried
+            mark.unlink(missing_ok=True)  # or it would count among those that are kept
+            continue
         with safe_open(data, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             values = json.loads(opened.metadata()["values"])

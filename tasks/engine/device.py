@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -92,12 +92,13 @@ class Compute:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def kept_near(self, values: Values) -> Values:
-        """The values on a GPU that has room for twice their size, else where they are."""
+    def kept_near(self, views: Sequence[Values]) -> Sequence[Values]:
+        """All views on a GPU that has room for twice their size, else where they are."""
         if self.device.type != "cuda":
-            return values
+            return views
         free, _ = torch.cuda.mem_get_info(self.device)
-        return values.to(self.device) if 2 * values.nbytes < free else values
+        fit = 2 * sum(values.nbytes for values in views) < free
+        return [values.to(self.device) for values in views] if fit else views
 
 
 def resolve(device: str = "auto", precision: str = "auto") -> Compute:

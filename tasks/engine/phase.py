@@ -7,6 +7,7 @@ schedule is a function of the step, so a checkpoint holds tensors and counters o
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
 SKIPPED = 25  # steps in a row that a float16 scaler may skip; it halves its factor at each
 VALIDATED = 256  # validation examples a forward pass …
 VALIDATED_ALIKE = 32  # … and of different lengths, where the longest decides for all of a batch
+
+log = logging.getLogger(__name__)
+
+
+def parts_of(batch: int, ranks: int, micro_batch: int) -> int:
+    """In how many parts, of nearly one size, each rank computes its slice of a batch.
+
+    In as many on every rank, though slices differ by one: batch norms that learn on several ranks
+    wait for each other in each part. No part is empty.
+    """
+    return min(math.ceil(math.ceil(batch / ranks) / micro_batch), batch // ranks)
 
 
 class PhaseRun:
@@ -216,6 +228,12 @@ class PhaseRun:
                         f"train.micro_batch to {math.ceil(size / 2)}"
                     ) from None
                 self.micro_batch = math.ceil(self.micro_batch / 2)
+                log.warning(
+                    "a batch does not fit in the memory of %s: parts of %d from here on; "
+                    "train.micro_batch says so from the start",
+                    self.compute.device,
+                    self.micro_batch,
+                )
                 for statistic, value in zip(self.statistics, as_before, strict=True):
                     statistic.copy_(value)  # some parts may have fitted
 
@@ -225,7 +243,7 @@ class PhaseRun:
             before = self.objective.softened(before)
         inputs, targets, before = self.objective.mixed(inputs, targets, before)
         total = 0.0
-        count = math.ceil(len(inputs) / self.micro_batch)  # of nearly one size
+        count = parts_of(self.batch, self.ranks.size, self.micro_batch)
 
         def parted(values: Tensor) -> tuple[Tensor, ...]:
             return torch.tensor_split(values, count)

@@ -166,6 +166,7 @@ class Setup:
     def data(self, index: int) -> PhaseData:
         """The inputs of a phase, at its thaw line; what the plan keeps is computed once."""
         if index not in self._data:
+            self._data.clear()  # phases do not come again, and a GPU may hold all views of one
             line = self._line(self.plan.phases[index])
             prefix, keep = self._prefix(self.network, line), self.plan.cache and line > 0
             train = self._feed("train", prefix, index, keep)
@@ -277,7 +278,7 @@ class Setup:
             return Refreshed(later, self.policy.at, self.compute, self.examples.lengths(rows))
         self._deal(keep, views)
         kept = [self._charged(split, keep, view) for view in views]
-        return Kept([self.compute.kept_near(values) for values in kept], self.compute)
+        return Kept(self.compute.kept_near(kept), self.compute)
 
     def _charged(
         self, split: str, keep: Callable[[int], View], view: int, on_the_clock: bool = False

@@ -6,9 +6,11 @@ and what computing it has cost. The mark is written first, so an array without o
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,7 @@ class ViewCache:
         out: npt.NDArray[Any] | None = None
         rows: Ragged | None = None
         record: dict[str, Any] = {}
-        with files.atomic(path) as temporary:
+        with files.atomic(path) as temporary, _held(temporary):
             for chosen, values in batches:
                 if out is None:
                     shape = (count, *values.shape[1:])
@@ -109,9 +111,10 @@ class ViewCache:
         self._drop(needed, set(_mapped.values()))
 
     def close(self) -> None:
-        """Keep to the budget, and drop what a kill left half-written; nothing may be writing."""
+        """Keep to the budget, and drop what a kill left half-written."""
         for partial in self.folder.glob(".*.npy.*"):
-            partial.unlink(missing_ok=True)
+            if not _is_held(partial):
+                partial.unlink(missing_ok=True)
         for mark in self.folder.glob("*.json"):
             if not mark.with_suffix(".npy").exists():
                 mark.unlink(missing_ok=True)
@@ -166,6 +169,25 @@ def _opened(file: Path, path: Path, record: dict[str, Any], sizes: Ints | None) 
     flat = torch.from_numpy(array).view(getattr(torch, dtype))
     values = flat if sizes is None or not record.get("ragged") else Ragged(flat, sizes)
     return View(path, values, record["order"], record["seconds"], record["cpu_seconds"])
+
+
+@contextmanager
+def _held(partial: Path) -> Iterator[None]:
+    """Let other processes see that somebody is writing, until the end or a kill."""
+    with partial.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_held(partial: Path) -> bool:
+    try:
+        with partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _last_used(path: Path) -> int:

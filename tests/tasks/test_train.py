@@ -213,7 +213,10 @@ def test_a_race_goes_by_the_epoch_that_is_kept(
 def test_a_race_that_must_keep_what_is_frozen_may_reach_where_nothing_is(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deeper_is_better(_: Project, __: Params, plans: list[ThawPlan]) -> list[dict[str, object]]:
+    def deeper_is_better(
+        _: Setup, entrants: list[race.Entrant], __: float | None
+    ) -> list[dict[str, object]]:
+        plans = [entrant.plan for entrant in entrants]
         return [
             {"name": p.thaw_line, "validation_loss": 1 / len(p.phases[-1].learning_rates)}
             for p in plans
@@ -221,7 +224,7 @@ def test_a_race_that_must_keep_what_is_frozen_may_reach_where_nothing_is(
 
     monkeypatch.setattr(auto, "FEW", 1)
     monkeypatch.setattr(auto, "SEPARATED", 1.1)
-    monkeypatch.setattr(freeze, "_race", deeper_is_better)
+    monkeypatch.setattr(race, "run", deeper_is_better)
     chosen = {"strategy": "auto", "thaw_fraction": 1, "phase_epochs": 1, "cache": "on"}
     freeze.run(project, settings(freeze=chosen))
     plan = ThawPlan.read(project.thaw_plan)

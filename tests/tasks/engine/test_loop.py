@@ -641,6 +641,21 @@ class TestCheckpoint:
                 data.unlink()
         found = checkpoint.load(tmp_path)
         assert found is not None and found.step == 1
+        checkpoint.save(tmp_path, self.make(2))  # from there on, with one before to fall back to
+        (tmp_path / "step-000000002.json").unlink()
+        again = checkpoint.load(tmp_path)
+        assert again is not None and again.step == 1
+
+    def test_what_is_damaged_takes_no_place_of_those_that_are_kept(self, tmp_path: Path) -> None:
+        for step in (1, 9):
+            checkpoint.save(tmp_path, self.make(step))
+        (tmp_path / "step-000000009.safetensors").write_bytes(b"damaged")
+        assert checkpoint.load(tmp_path) is not None
+        for step in (2, 3):
+            checkpoint.save(tmp_path, self.make(step))
+        (tmp_path / "step-000000003.safetensors").write_bytes(b"damaged")
+        found = checkpoint.load(tmp_path)
+        assert found is not None and found.step == 2
 
     def test_there_may_be_none(self, tmp_path: Path) -> None:
         assert checkpoint.load(tmp_path) is None

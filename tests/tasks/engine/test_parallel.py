@@ -21,6 +21,7 @@ from torch import nn
 
 from tasks import files
 from tasks.engine import parallel
+from tasks.engine.phase import parts_of
 from tasks.errors import ThawlineError
 from tests.tasks.engine import training
 
@@ -229,6 +230,20 @@ def test_without_fabric_a_sentence_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(ThawlineError, match=r"pip install 'thawline\[distributed\]'"):
         parallel.start(2, CPU)
     assert parallel.start(1, CPU).size == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "micro_batch"), [(32, 3, 10), (17, 2, 8), (17, 2, 1), (32, 1, 32), (7, 3, 2)]
+)
+def test_every_rank_computes_its_slice_in_as_many_parts(
+    batch: int, ranks: int, micro_batch: int
+) -> None:
+    """Batch norms that learn wait for each other in each part."""
+    slices = [torch.arange(batch)[rank::ranks] for rank in range(ranks)]
+    count = parts_of(batch, ranks, micro_batch)
+    sizes = [len(part) for mine in slices for part in torch.tensor_split(mine, count)]
+    assert len(sizes) == ranks * count and min(sizes) > 0
+    assert max(sizes) <= max(micro_batch, 2)  # of uneven slices one has two where others have one
 
 
 def test_synchronised_norms_keep_tensors_and_activations() -> None:

@@ -73,6 +73,17 @@ def test_what_a_kill_has_left_counts_and_goes(cache: ViewCache) -> None:
     assert there(cache) == {"c"} and not half.exists() and not mark.exists()
 
 
+def test_what_another_is_writing_stays_when_a_cache_is_closed(cache: ViewCache) -> None:
+    def batches() -> Iterator[tuple[np.ndarray, Tensor]]:
+        yield np.arange(2), torch.zeros(2, 3)
+        ViewCache(cache.folder, cache.budget).close()
+        yield np.arange(2, 4), torch.ones(2, 3)
+
+    cache.write("a", 4, batches(), lambda: {"seconds": 1.0, "cpu_seconds": 2.0})
+    found = cache.find("a")
+    assert found is not None and found.values[:].sum() == 6
+
+
 def test_a_mark_that_says_nothing_is_no_view(cache: ViewCache) -> None:
     write(cache, "a")
     (cache.folder / "a.json").write_text("{")
