@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ BLOCK = 1 << 20  # bytes of a text file in memory at once
 WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how a text in UTF-16 begins
 LONGEST = 16 << 20  # characters of a line; a file without lines would fill the memory
 AS_UTF8 = "save it as UTF-8"
+LARGEST = 2**31 - 1  # characters of a cell; csv's own limit is shorter than some texts
+SPACED = re.compile(r'" +(?=[,\r\n]|$)')  # which pandas takes for a closing quote too
 QUOTED = "a cell with a separator, a quote or a line break inside stands in double quotes"
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -103,8 +106,8 @@ def read_csv(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> p
 
     In a TSV file quotation marks quote a cell, as spreadsheets write it, unless a cell would then
     run over tabs and line ends: there they are characters as others are. Empty lines are passed
-    over but counted; of a single column they are cells. Raises `DataError` as `check_text`, and for
-    what is no table.
+    over but counted; of a single column they are cells. Raises `DataError` as `check_text`, for
+    what is no table, and for a CSV file in which stray quotes hold rows together.
     """
     check_text(path, encoding, otherwise)
     tabs = path.suffix.lower() == ".tsv"
@@ -125,7 +128,10 @@ def read_csv(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> p
 
     def whole() -> pd.DataFrame:
         if not tabs:
-            return parsed()
+            table = parsed()
+            if _has_lines(table):  # else no quote has swallowed a row, and the pass is spared
+                _refuse_stray_quotes(path, encoding)
+            return table
         plain = {"quoting": csv.QUOTE_NONE}
         try:
             table = parsed()
@@ -153,6 +159,33 @@ def read_csv(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) -> p
         table = table.dropna(how="all")
     table.attrs[NAMES] = names
     return table
+
+
+def _has_lines(table: pd.DataFrame) -> bool:
+    """Whether a cell, or a name of a column, has line ends inside."""
+    columns = (pd.Series(table.columns, dtype=str), *(table[name] for name in table))
+    return any(column.str.contains("[\r\n]").any() for column in columns)
+
+
+def _refuse_stray_quotes(path: Path, encoding: str) -> None:
+    """Refuse a quoted cell that goes on behind its closing quote, which pandas does not mind: a
+    stray quote has swallowed the rows up to the next one."""
+    limit, first = csv.field_size_limit(LARGEST), 1
+    try:
+        with path.open(encoding=without_mark(encoding), newline="") as stream:
+            lines = (SPACED.sub('"', line) if '" ' in line else line for line in stream)
+            rows = csv.reader(lines, skipinitialspace=True, strict=True)
+            try:
+                for _ in rows:
+                    first = rows.line_num + 1
+            except csv.Error:
+                raise DataError(
+                    f"{path.name}: the row that begins in line {first} has a cell whose quote is "
+                    f"closed in line {rows.line_num}, and more of it behind: close it where the "
+                    "cell ends, and write a quote inside a cell twice"
+                ) from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _runs_over(table: pd.DataFrame) -> bool:

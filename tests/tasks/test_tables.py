@@ -77,6 +77,34 @@ def test_cells_that_the_header_does_not_name_are_not_dropped(tmp_path):
     assert tables.read_csv(tmp_path / "a.csv")["label"].tolist() == ["good", "bad"]
 
 
+@pytest.mark.parametrize("opening", ['"unfinished quote', '"unfinished quote, again'])
+def test_rows_between_two_stray_quotes_are_not_swallowed(tmp_path, opening):
+    rows = [f"text {number},p" for number in range(400)]
+    rows[7], rows[8], rows[297] = '"two\nlines",p', f"{opening},n", '"another one,p'
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    assert refused(tmp_path / "a.csv") == (
+        "a.csv: the row that begins in line 11 has a cell whose quote is closed in line 300, and "
+        "more of it behind: close it where the cell ends, and write a quote inside a cell twice"
+    )
+
+
+def test_a_name_of_a_column_swallows_no_rows(tmp_path):
+    (tmp_path / "a.csv").write_text('label,"text\nn,a\np,b\nn,"c\nx,d\n')
+    assert "the row that begins in line 1 has a cell whose quote" in refused(tmp_path / "a.csv")
+
+
+def test_quotes_of_a_csv_that_are_legal_or_harmless_are_read(tmp_path):
+    long = "a line, and\n" * 20_000  # more than csv takes by itself
+    cells = ["two\r\nlines", 'a "word", and\n""more""', '5" wide', "", long, "spaced"]
+    quoted = [f'"{cell.replace(chr(34), 2 * chr(34))}"' for cell in cells]
+    quoted[2] = cells[2]  # not at the begin of a cell, so a character as others are
+    rows = [f"{cell},  {cell} ,x" for cell in quoted]
+    (tmp_path / "a.csv").write_text("\n".join(["text,more,label", *rows]), newline="")
+    table = tables.read_csv(tmp_path / "a.csv").fillna("")
+    assert table["text"].tolist() == cells
+    assert table["more"].str.strip().tolist() == [cell.strip() for cell in cells]
+
+
 @pytest.mark.parametrize("end", ["a fine end", 'he "left"', 'and left"'])
 def test_quotation_marks_of_a_tsv_that_quote_nothing_are_characters(tmp_path, end):
     rows = ['"Hello there, he said\tpos', "a fine film\tneg", f"{end}\tneg", "last\tpos"]
