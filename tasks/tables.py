@@ -216,6 +216,13 @@ def check_text(path: Path, encoding: str = "utf-8", otherwise: str = AS_UTF8) ->
                     f"{path.name} is not {encoding.upper()} at byte {where} "
                     f"(line {line_number}): {otherwise}"
                 ) from None
+            except UnicodeError as error:  # of a codec that says no place
+                name = encoding.upper()
+                wide = _of_wide_characters(encoding)
+                hint = f"; where only that is missing, to {name}-LE or {name}-BE" if wide else ""
+                raise DataError(
+                    f"{path.name} is not {name} ({line(error)}): {otherwise}{hint}"
+                ) from None
             if (place := decoded.find("\0")) >= 0:
                 raise DataError(_nul(path, done + len(decoded[:place].encode(encoding))))
             *ended, rest = decoded.split("\n")

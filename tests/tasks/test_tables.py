@@ -50,6 +50,14 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path, encoding):
     assert "is not UTF-8 at byte" in refused(tmp_path / "a.csv", otherwise="say which")
 
 
+def test_a_missing_mark_of_byte_order_is_told(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text,label\na,x\nb,y\n")
+    told = refused(tmp_path / "a.csv", encoding="utf-16", otherwise="set it to what it is")
+    assert told.startswith("a.csv is not UTF-16 (UTF-16 stream does not start with BOM): set it to")
+    assert told.endswith("what it is; where only that is missing, to UTF-16-LE or UTF-16-BE")
+    assert "a.csv is not PUNYCODE (" in refused(tmp_path / "a.csv", encoding="punycode")
+
+
 def test_a_binary_file_is_told_as_such(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)))
     assert refused(tmp_path / "a.csv") == ("a.csv has a NUL character at byte 8: it is no text")

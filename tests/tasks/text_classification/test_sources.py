@@ -253,6 +253,16 @@ def test_text_files_that_cannot_be_read_are_set_aside(tmp_path):
     assert named["text"].dropna().to_dict() == {"a/fine.txt": "fine", "b/latin.txt": "x\nTür"}
 
 
+def test_a_text_file_without_the_mark_of_its_encoding_is_set_aside_alone(tmp_path):
+    written(tmp_path, "d/a/fine.txt", "fine", "utf-16")
+    written(tmp_path, "d/b/fine.txt", "fine too", "utf-16")
+    written(tmp_path, "d/b/other.txt", "of another encoding")
+    frame = read(tmp_path / "d", encoding="utf-16").set_index("source")
+    assert frame["text"].dropna().tolist() == ["fine", "fine too"]
+    assert frame["reason"].dropna().index.tolist() == ["b/other.txt"]
+    assert frame["reason"]["b/other.txt"].startswith("is not UTF-16 (")
+
+
 def test_folders_without_classes_are_refused(tmp_path):
     (tmp_path / "d").mkdir()
     assert "make one a class, with its texts inside" in refused(tmp_path / "d")
