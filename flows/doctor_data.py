@@ -50,12 +50,18 @@ def _inspected(project: Project, params: Params) -> Inspection:
 
 
 def _findings(project: Project, found: Inspection) -> Iterator[Finding]:
+    import pandas as pd
+
+    from tasks import raw_examples
     from tasks.inspect import sentences
 
     summary = DataSummary.read(project.summary)
     counts = ", ".join(f"{sum(summary.counts[split].values()):,} {split}" for split in SPLITS)
     classes = "labels, several an example" if summary.labelling.several else "classes"
     yield Finding("data", "ok", f"{len(summary.classes)} {classes}; {counts}")
+    labels = pd.read_parquet(project.manifest, columns=["label", "source"])
+    for sentence in raw_examples.like_missing(labels, summary.labelling.several):
+        yield Finding("missing label?", "warn", sentence, raw_examples.IF_MISSING)
     for what, notes, advice in (
         ("unreadable", summary.unreadable, "set aside"),
         ("copies", summary.exact_duplicates, "left out"),

@@ -81,6 +81,7 @@ def make(wanted: Wanted) -> list[str]:
 
 
 def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
+    from tasks import raw_examples
     from tasks.prepare import choose_salt
 
     root = project.root
@@ -115,9 +116,10 @@ def _fill(project: Project, wanted: Wanted, name: str) -> list[str]:
     (root / ".gitignore").write_text(GITIGNORE + fetched, encoding="utf-8")
     _start_dvc(root)
     (root / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
-    told = []
+    odd = raw_examples.like_missing(frame, known.several)
+    told = [f"{sentence}: {raw_examples.IF_MISSING}" for sentence in odd]
     if wanted.start is not None:
-        told = starts.start_from(project, wanted.start, classes=known.classes)
+        told += starts.start_from(project, wanted.start, classes=known.classes)
     split = "with its own split" if given else "to be split"
     classes = f"{len(known.classes)} {'labels, several each' if known.several else 'classes'}"
     return [f"{len(frame)} examples of {classes}, {split}; recipe {recipe}{why}", *told]

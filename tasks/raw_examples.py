@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tasks import labelling
 from tasks.errors import DataError
 
 USUAL = ("|", ";", ",", "/", "\t")  # what stands between labels
+MISSING = ("nan", "null", "none", "n/a")  # as programs write it
+IF_MISSING = "if that is a missing label, fill it in or remove those examples: now it is a class"
 
 
 def missing(path: Path, data: str) -> str:
@@ -57,6 +60,17 @@ def checked(frame: pd.DataFrame, data: str, many: str, separator: str = "") -> p
         only = frame["label"].iloc[0]
         raise DataError(f"{data} has one class only ({only!r}); there must be at least two")
     return frame
+
+
+def like_missing(frame: pd.DataFrame, several: bool) -> Iterator[str]:
+    """A sentence for each class whose name may stand for a missing label; `frame` has `label` and
+    `source`."""
+    names, rows, numbers = labelling.pairs(frame["label"], several)
+    for number in [i for i, name in enumerate(names) if name.lower() in MISSING]:
+        own = rows[np.flatnonzero(numbers == number)]
+        many = f"{len(own)} examples" if len(own) > 1 else "1 example"
+        first = frame["source"].iloc[own[0]]
+        yield f"a class is called {names[number]!r}, with {many} (the first is {first})"
 
 
 def _refuse_one_label_each(labels: pd.Series[Any], data: str, separator: str) -> None:

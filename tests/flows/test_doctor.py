@@ -105,6 +105,23 @@ def test_data_of_several_labels_is_judged_by_its_separator(tmp_path: Path) -> No
     assert re.search(r"label_separator: '?;'? +# what stands between several labels", text)
 
 
+def test_a_class_that_may_be_a_missing_label_is_told(tmp_path: Path) -> None:
+    words = ("good", "bad", "NaN", "N/A")
+    rows = [f"a film called {number},{words[number % 4]}" for number in range(160)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    ask = ("--data", "reviews.csv", "--problem", "text_classification")
+    told = "a class is called 'NaN', with 40 examples (the first is reviews.csv#3)"
+    made = thawline(tmp_path, "new", "made", *ask)
+    assert f"{told}: if that is a missing label, fill it in or remove" in made.stdout
+    assert "a class is called 'N/A', with 40 examples" in made.stdout
+    done = thawline(tmp_path, "doctor", *ask, "--json")
+    assert done.returncode == 0, done.stderr
+    warned = [f for f in json.loads(done.stdout)["findings"] if f["what"] == "missing label?"]
+    assert [f["verdict"] for f in warned] == ["warn", "warn"]
+    assert told in [f["found"] for f in warned]
+    assert all(f["advice"].startswith("if that is a missing label, ") for f in warned)
+
+
 def test_data_that_cannot_be_used_fails_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,kind\na.png,x\n")
     done = here(tmp_path, "doctor", "--data", "list.csv", "--json")

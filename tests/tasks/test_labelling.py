@@ -24,6 +24,7 @@ from tasks import (
     params,
     params_file,
     prepare,
+    raw_examples,
     repeat,
     ridge,
     select,
@@ -52,6 +53,16 @@ def each(n: int) -> Bootstrap:
 
 
 # --- cells of tables -----------------------------------------------------------------------------
+
+
+def test_names_that_may_be_missing_labels_are_told_each_with_its_first_example():
+    labels = ["a", "None", "a | null", "(none)", "null", "annulled"]
+    frame = pd.DataFrame({"label": labels, "source": list("uvwxyz")})
+    told = "a class is called 'None', with 1 example (the first is v)"
+    several = [told, "a class is called 'null', with 2 examples (the first is w)"]
+    assert list(raw_examples.like_missing(frame, True)) == several
+    assert next(raw_examples.like_missing(frame, False)) == told
+    assert not list(raw_examples.like_missing(frame[frame["label"] == "annulled"], False))
 
 
 def test_a_cell_holds_labels_in_any_order_once_each_or_none(tmp_path: Path) -> None:
