@@ -46,4 +46,5 @@ def _lengths(params: TextPrepare, data: Path) -> list[int]:
         texts = sources.read(params, data.parent)["text"].dropna()
     except ThawlineError:
         return []
+    texts = texts[texts.map(len) <= params.max_characters]  # longer ones are set aside
     return [len(words(text)) for text in texts.iloc[:: max(1, len(texts) // LOOKED_AT)]]

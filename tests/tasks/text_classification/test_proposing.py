@@ -18,6 +18,15 @@ def test_tokens_by_the_length_of_most_texts(tmp_path, words, tokens):
     assert proposing.proposals(tmp_path / "r.csv", {}) == {"augment.max_tokens": tokens}
 
 
+def test_texts_that_will_be_set_aside_are_not_looked_through(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(proposing, "words", lambda text: seen.append(text) or text.split())
+    (tmp_path / "r.csv").write_text(f"text,label\na,x\nb,y\n{'word ' * 1000},x\n")
+    found = proposing.proposals(tmp_path / "r.csv", {"max_characters": "500"})
+    assert found["augment.max_tokens"] == 32
+    assert seen == ["a", "b"]
+
+
 def test_options_are_written_as_what_they_are(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"t": "a", "k": 1}\n{"t": "b", "k": 2}\n')
     options = {"text_column": "t", "label_column": "k", "max_characters": "500"}
