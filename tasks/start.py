@@ -51,12 +51,12 @@ def take(
     path = Path(source).expanduser()
     if path.is_file() or (path.is_dir() and backbone and not (path / "digests.json").is_file()):
         return _weights(project, params, path, backbone)
-    if backbone is not None:
-        raise ThawlineError(
-            "--backbone is for a file or folder of weights; a packaged model says itself what "
-            "network it is"
-        )
     with _packaged(project, source) as (folder, origin):
+        if backbone is not None:
+            raise ThawlineError(
+                "--backbone is for a file or folder of weights; a packaged model says itself what "
+                "network it is"
+            )
         return _model(project, params, folder, origin, classes)
 
 

@@ -440,6 +440,8 @@ def empty(tmp_path: Path) -> Project:
 
 def test_no_such_model(empty: Project, tmp_path: Path) -> None:
     assert "there is no such model; name models:/" in refused(empty, str(tmp_path / "gone"))
+    told = refused(empty, str(tmp_path / "bert"), backbone=NAME)
+    assert told.startswith(f"{tmp_path}/bert: there is no such model; name models:/")
     assert "empty has no registry of its own yet; name" in refused(empty, "models:/shoes@champion")
     assert not (empty.root / store.DATABASE).exists()
 
