@@ -308,11 +308,10 @@ def with_class_names(table: Any, column: str, features: Mapping[str, Any]) -> An
             None if n is None else [named(each) for each in n] if of_lists else named(n)
             for n in numbers
         ]
-    except (KeyError, TypeError, IndexError):
+        named_labels = pa.array(labels, pa.list_(pa.string()) if of_lists else pa.string())
+    except (KeyError, TypeError, IndexError):  # Arrow's errors of types among them
         return table
-    index = table.schema.get_field_index(column)
-    kind = pa.list_(pa.string()) if of_lists else pa.string()
-    return table.set_column(index, column, pa.array(labels, kind))
+    return table.set_column(table.schema.get_field_index(column), column, named_labels)
 
 
 def line(error: Exception) -> str:

@@ -60,10 +60,19 @@ def _is_plain(name: object) -> bool:
 
 def _table(folder: Path, names: list[str], label_column: str) -> pd.DataFrame:
     state, info = _json(folder / STATE), _json(folder / INFO)
-    listed = [each.get("filename") for each in state.get("_data_files") or []]
+    try:
+        listed = [each["filename"] for each in state["_data_files"]]
+    except (KeyError, TypeError):
+        listed = []
     if not listed or not all(_is_plain(name) for name in listed):
         raise DataError(f"{folder.name}/{STATE} names no files of data: save the data set again")
-    read = pa.concat_tables([_stream(folder / name) for name in listed])
+    try:
+        read = pa.concat_tables([_stream(folder / name) for name in listed])
+    except pa.ArrowException as error:
+        raise DataError(
+            f"the files of {folder.name} have different columns ({tables.line(error)}): save the "
+            "data set again"
+        ) from None
     every = read.schema.names
     read = read.select(list(dict.fromkeys(name for name in every if name in names)))
     read = tables.with_class_names(read, label_column, info.get("features") or {})

@@ -331,3 +331,21 @@ def test_saved_data_sets_that_are_refused(tmp_path):
     assert "e, row 2 has no label" in refused(tmp_path / "e")
     (tmp_path / "e/state.json").write_text('{"_data_files": [{"filename": "../a.arrow"}]}')
     assert "names no files of data" in refused(tmp_path / "e")
+    for damaged in ('{"_data_files": ["x"]}', '{"_data_files": 5}', '{"_data_files": [{}]}', "{}"):
+        (tmp_path / "e/state.json").write_text(damaged)
+        assert "e/state.json names no files of data" in refused(tmp_path / "e")
+
+
+def test_a_saved_data_set_whose_files_differ_is_refused(tmp_path):
+    saved(tmp_path / "d", [("a", 0)], [("b", "pos")])
+    told = refused(tmp_path / "d")
+    assert told.startswith("the files of d have different columns (")
+    assert told.endswith("): save the data set again")
+
+
+@pytest.mark.parametrize("names", [[1, 2], 5, None, {"neg": 0}])
+def test_names_of_classes_that_are_none_leave_their_numbers(tmp_path, names):
+    saved(tmp_path / "d", [("a", 0), ("b", 1)])
+    info = json.dumps({"features": {"label": {"names": names}}})
+    (tmp_path / "d/dataset_info.json").write_text(info)
+    assert read(tmp_path / "d")["label"].tolist() == ["0", "1"]
