@@ -160,7 +160,7 @@ def _check(project: Project, params: Params, backbone: str, file: str, sha256: s
     embed = params.embed.model_copy(update={"backbones": [backbone], "weights": {backbone: entry}})
     try:
         loaded = problems.load(params.problem).backbone(backbone, embed, project.root)
-    except ThawlineError:
+    except BaseException:  # also of an interrupted one nothing stays
         if not (project.root / f"{file}.dvc").is_file():
             _remove(project.root / file)
         raise

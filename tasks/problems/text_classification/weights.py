@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -198,11 +197,13 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         vocabulary = _vocabulary(folder)
-        tokens.tokenizer(vocabulary)
+        known = tokens.tokenizer(vocabulary).get_vocab()
     except Exception as error:  # tokenizers raises no kind of its own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ThawlineError(f"{source} cannot be read: {reason}") from error
-    if config.get("model_type") not in encoders.LAYERS:
+    if not isinstance(config, dict):
+        raise ThawlineError(f"{source} cannot be read: its {CONFIG} holds no settings by name")
+    if str(config.get("model_type")) not in encoders.LAYERS:
         raise ThawlineError(
             f"{source} is of type {config.get('model_type')}, which is not known; choose one of: "
             f"{', '.join(encoders.LAYERS)}"
@@ -217,13 +218,19 @@ def _read(folder: Path, source: str, licence: str, pretraining: str) -> Pretrain
             ignore_mismatched_sizes=True,  # they are told, and refused below
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a wrong configuration may raise anything, at any depth
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise ThawlineError(f"{source} cannot be read: {reason}") from error
     missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
     if missing or told["mismatched_keys"]:
         wrong = missing or sorted(str(key) for key in told["mismatched_keys"])
         raise ThawlineError(f"{source}: its weights do not fit its {CONFIG} ({wrong[0]} …)")
+    rows = model.get_input_embeddings().num_embeddings
+    if (most := max(known.values(), default=0)) >= rows:
+        raise ThawlineError(
+            f"{source}: its tokenizer has ids up to {most}, its weights know {rows} tokens: take "
+            "the tokenizer that the encoder was trained with"
+        )
     return Pretrained(model, vocabulary, digest(folder), source, licence, pretraining)
 
 

@@ -160,32 +160,31 @@ def test_weights_are_bound_to_their_content(folder: Path, tmp_path: Path) -> Non
         backbones.backbone("small", wanted, tmp_path)
 
 
+def taken(folder: Path, project: Project) -> start.Taken:
+    tree = {"problem": "text_classification", "prepare": {"data": "x"}}
+    parameters = Params.model_validate({**tree, "embed": {"backbones": ["minilm_l6"]}})
+    return start.take(project, parameters, str(folder), "small", ["a", "b"])
+
+
 def test_a_folder_is_taken_into_a_project_with_its_sha256(folder: Path, project: Project) -> None:
-    parameters = Params.model_validate(
-        {
-            "problem": "text_classification",
-            "prepare": {"data": "x"},
-            "embed": {"backbones": ["minilm_l6"]},
-        }
-    )
     (folder / "pytorch_model.bin").write_bytes(b"the same once more")
-    taken = start.take(project, parameters, str(folder), "small", ["a", "b"])
-    entry = taken.values["embed.weights"]["small"]
-    assert entry == {"file": taken.file, "sha256": weights.digest(folder)}
-    assert taken.values["embed.backbones"] == ["small"]
-    copied = project.root / taken.file
+    first = taken(folder, project)
+    entry = first.values["embed.weights"]["small"]
+    assert entry == {"file": first.file, "sha256": weights.digest(folder)}
+    assert first.values["embed.backbones"] == ["small"]
+    copied = project.root / first.file
     assert {path.name for path in copied.iterdir()} == {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
     }
-    again = start.take(project, parameters, str(folder), "small", ["a", "b"])
-    assert again.file == taken.file and weights.digest(copied) == entry["sha256"]
+    again = taken(folder, project)
+    assert again.file == first.file and weights.digest(copied) == entry["sha256"]
     (folder / "pytorch_model.bin").unlink()
     empty = folder.parent / "nothing"
     empty.mkdir()
     with pytest.raises(ThawlineError, match="nothing is no folder of an encoder"):
-        start.take(project, parameters, str(empty), "small", ["a", "b"])
+        taken(empty, project)
     assert [path.name for path in (project.root / start.FOLDER).iterdir()] == [copied.name]
 
 
@@ -250,6 +249,9 @@ def test_an_older_vocabulary_is_part_of_what_weights_are_bound_to(
         ({"model_type": "gpt2"}, "of type gpt2, which is not known; choose one of: bert"),
         ({"hidden_size": 20, "num_attention_heads": 4}, "weights do not fit its config.json"),
         ({"num_hidden_layers": 3}, r"do not fit its config.json \(encoder.layer.2"),
+        ({"model_type": ["bert"]}, "of type .'bert'., which is not known"),
+        ({"hidden_size": "x"}, "cannot be read: Validation error for field 'hidden_size'$"),
+        ({"hidden_act": "none"}, "local folder copy cannot be read: 'none'"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(
@@ -260,6 +262,41 @@ def test_a_configuration_that_does_not_fit_is_refused(
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(ThawlineError, match=told):
+        backbones.backbone("small", embedding(copy), tmp_path)
+
+
+def test_a_configuration_without_settings_is_refused_and_does_not_stay(
+    folder: Path, project: Project, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "config.json").write_text("[]")
+    with pytest.raises(ThawlineError, match=r"its config\.json holds no settings by name"):
+        taken(copy, project)
+    assert not [*(project.root / start.FOLDER).iterdir()]
+
+
+def test_whatever_ends_a_start_nothing_stays(
+    folder: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        taken(folder, project)
+    assert not [*(project.root / start.FOLDER).iterdir()]
+
+
+def test_a_tokenizer_of_more_tokens_than_the_encoder_has_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    larger = tokenizer()
+    larger.add_tokens(["ox"])
+    larger.save(str(copy / "tokenizer.json"))
+    with pytest.raises(ThawlineError, match="has ids up to 13, its weights know 13 tokens: take"):
         backbones.backbone("small", embedding(copy), tmp_path)
 
 
