@@ -16,7 +16,7 @@ from tasks.errors import ThawlineError
 CODE_FILE = "code.yaml"
 
 VERSIONS = {
-    "prepare": 4,
+    "prepare": 5,
     "augment": 4,
     "embed": 5,
     "select": 14,
