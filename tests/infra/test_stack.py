@@ -258,7 +258,8 @@ def test_a_run_ends_though_its_servers_are_away_for_a_while(
             server.suspend()
         threading.Timer(120, lambda: [server.resume() for server in servers]).start()
         there = Cluster(folder / "postgres")
-        there._run("pg_ctl", "-D", str(there.data), "-m", "fast", "-w", "restart")
+        # With a log of its own, or the new server would hold the pipe that is read to its end.
+        there._run("pg_ctl", "-D", str(there.data), "-l", str(there.log), "-m", "fast", "restart")
         assert run.wait(900) == 0, (tmp_path / "run.log").read_text()
         client = MlflowClient(exports["MLFLOW_TRACKING_URI"])
         version = client.get_model_version_by_alias("clothes", "champion")
