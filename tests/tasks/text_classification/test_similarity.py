@@ -96,6 +96,29 @@ def test_a_heap_of_copies_is_one_group_and_does_not_cost_its_square(tmp_path):
     assert len(found) < 100 * 3000
 
 
+def test_of_a_large_family_no_alike_pair_is_missed(tmp_path):
+    """More texts of a template than a text has neighbours, few of them alike: all are linked."""
+    random = np.random.default_rng(0)
+    template = [f"w{number}" for number in random.choice(3000, 45)]
+    texts = []
+    for _ in range(1500):
+        words = list(template)
+        for place in random.choice(45, 3, replace=False):
+            words[place] = f"w{random.integers(3000)}"
+        texts.append(" ".join(words))
+    groups = partition.components(len(texts), np.array(sorted(pairs(texts, tmp_path))))
+    assert 500 < len(set(groups)) < 1000
+    found = similarity._signatures([similarity.words(text) for text in texts], similarity._Codes())
+    missed = 0
+    for row, group in enumerate(groups):
+        apart = np.flatnonzero(groups[row + 1 :] != group) + row + 1
+        equal = found[apart] == found[row]
+        alike = equal.mean(axis=1) >= similarity.ALIKE
+        bands = equal[alike].reshape(-1, similarity.BANDS, similarity.ROWS)
+        missed += int(bands.all(axis=2).any(axis=1).sum())
+    assert missed == 0
+
+
 def test_whether_two_texts_are_alike_does_not_depend_on_others(tmp_path):
     few = prose(40, 40)
     few += [text.replace(" ", " new ", 3) for text in few]
