@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tasks import catalogue
 from tasks.errors import ThawlineError
 from tasks.problems.text_classification import proposing
 
@@ -20,11 +22,28 @@ def test_tokens_by_the_length_of_most_texts(tmp_path, words, tokens):
 
 def test_texts_that_will_be_set_aside_are_not_looked_through(tmp_path, monkeypatch):
     seen = []
+    monkeypatch.setenv(catalogue.CACHE_FOLDER, str(tmp_path))  # no tokenizer at hand
     monkeypatch.setattr(proposing, "words", lambda text: seen.append(text) or text.split())
     (tmp_path / "r.csv").write_text(f"text,label\na,x\nb,y\n{'word ' * 1000},x\n")
     found = proposing.proposals(tmp_path / "r.csv", {"max_characters": "500"})
     assert found["augment.max_tokens"] == 32
     assert seen == ["a", "b"]
+
+
+def test_a_tokenizer_that_is_at_hand_counts_what_words_do_not_tell(tmp_path, monkeypatch):
+    rows = "".join(f"{'abcdef ' * 25},{'ab'[row % 2]}\n" for row in range(40))
+    (tmp_path / "r.csv").write_text("text,label\n" + rows)
+    monkeypatch.setenv(catalogue.CACHE_FOLDER, str(tmp_path))
+    assert proposing.proposals(tmp_path / "r.csv", {}) == {"augment.max_tokens": 64}
+    place = catalogue.known_weights()["minilm_l6"].place
+    place.mkdir()
+    letters = {letter: number for number, letter in enumerate(["<unk>", *"abcdef"])}
+    made = Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(place / "tokenizer.json"))
+    assert proposing.proposals(tmp_path / "r.csv", {}) == {"augment.max_tokens": 256}
+    (place / "tokenizer.json").write_text("{")
+    assert proposing.proposals(tmp_path / "r.csv", {}) == {"augment.max_tokens": 64}
 
 
 def test_options_are_written_as_what_they_are(tmp_path):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForMaskedLM
 
 from tasks import start
@@ -51,13 +52,7 @@ def small(folder: Path) -> Backbone:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    made = Project(tmp_path / "project")
-    made.prepared.mkdir(parents=True)
-    raw = pd.DataFrame({"text": TEXTS, "source": TEXTS, "label": "x"})
-    frame, refused = store(raw, made.prepared, TextPrepare.model_validate({"data": "x"}), 1)
-    assert not refused
-    frame.to_parquet(made.manifest)
-    return made
+    return prepared(TEXTS, tmp_path / "project")
 
 
 def policy(**changed: Any) -> ViewPolicy:
@@ -72,18 +67,62 @@ def test_a_batch_is_what_the_tokenizer_says(project: Project, folder: Path) -> N
     assert found.dtype == torch.int64
 
 
+def prepared(texts: list[str], root: Path) -> Project:
+    made = Project(root)
+    made.prepared.mkdir(parents=True)
+    raw = pd.DataFrame({"text": texts, "source": texts, "label": "x"})
+    frame, refused = store(raw, made.prepared, TextPrepare.model_validate({"data": "x"}), 1)
+    assert not refused
+    frame.to_parquet(made.manifest)
+    return made
+
+
 def test_an_encoder_that_does_not_know_the_writing_is_told_once(
     tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = Project(tmp_path / "project")
-    made.prepared.mkdir(parents=True)
-    raw = pd.DataFrame({"text": ["物流很快", "用了两天就坏了"], "source": "x", "label": "x"})
-    frame, _ = store(raw, made.prepared, TextPrepare.model_validate({"data": "x"}), 1)
-    frame.to_parquet(made.manifest)
+    made = prepared(["物流很快", "用了两天就坏了"], tmp_path / "project")
     for _ in range(2):
         views.examples(made, policy(), small(folder))
     [record] = caplog.records
-    assert record.getMessage().startswith("33% of the tokens are unknown to small")
+    assert record.getMessage().startswith("33% of the tokens are unknown to small, which was")
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["senkt den Blutdruck", "ein Fox"], ["words are spelled in 4.2 tokens each for small"]),
+        (["the fox", "a quick brown fox 2024 12345678 a_b"], []),  # codes are so in any language
+    ],
+)
+def test_an_encoder_that_spells_words_letter_by_letter_is_told(
+    texts: list[str], told: list[str], tmp_path: Path, folder: Path, caplog: Any
+) -> None:
+    known = [
+        *WORDS,
+        *(start + letter for letter in "abcdefiklnrstu_0123458679" for start in ("", "##")),
+    ]
+    made = Tokenizer(models.WordPiece({word: n for n, word in enumerate(dict.fromkeys(known))}))
+    made.normalizer, made.pre_tokenizer = tokenizer().normalizer, tokenizer().pre_tokenizer
+    backbone = small(folder)
+    backbone.model.vocabulary = made.to_str()
+    views.examples(prepared(texts, tmp_path / "project"), policy(), backbone)
+    said = [record.getMessage().partition(", which was trained on")[0] for record in caplog.records]
+    assert said == told
+
+
+def test_where_many_texts_are_cut_it_is_told(
+    project: Project, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    views.examples(project, policy(max_tokens=8), small(folder))  # one of four
+    assert not caplog.records
+    made = prepared([*TEXTS, "the end " * 12], project.root / "another")
+    views.examples(made, policy(max_tokens=8), small(folder))
+    views.examples(made, policy(max_tokens=24), small(folder))  # one of five
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "about 40% of the texts have more than 8 tokens and are cut; raise augment.max_tokens "
+        "(small takes up to 24), or choose by augment.truncate what is kept"
+    )
 
 
 def test_padding_that_a_text_writes_itself_is_an_unknown_word(folder: Path) -> None:
