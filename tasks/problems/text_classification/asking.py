@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tasks import tables
 from tasks.errors import DataError
 from tasks.problems import INPUT
 from tasks.problems.text_classification import sources
@@ -19,7 +20,8 @@ SHORT = 80  # characters of a text that stand beside its prediction
 def asked(given: Sequence[Path], params: TextPrepare) -> pd.DataFrame:
     """The texts in some files: one in a text file, one in each row of a table or line of JSON.
 
-    A folder stands for the text files inside it, sorted, hidden ones left out. Columns: `path` as
+    A folder stands for the text files inside it, sorted, hidden ones left out. A file is read as
+    UTF-8 where it is that, else by `params.encoding`, the training data's. Columns: `path` as
     it was given; `row`, from 1; `text`, its beginning, or why there is none; and `INPUT`, the
     text, or None. Raises `DataError` for a path that does not exist, a table that cannot be read,
     and when nothing is left.
@@ -45,6 +47,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _texts(path: Path, params: TextPrepare) -> pd.DataFrame:
+    params = params.model_copy(update={"encoding": _encoding(path, params.encoding)})
     if path.suffix.lower() in sources.TABLES:
         table = sources.table(path, params)
         found = sources.texts(table, params, path.name)
@@ -58,6 +61,17 @@ def _texts(path: Path, params: TextPrepare) -> pd.DataFrame:
     ]
     own = pd.Series(texts, dtype=object)
     return pd.DataFrame({"path": str(path), "row": found.index, "text": shown, INPUT: own})
+
+
+def _encoding(path: Path, declared: str) -> str:
+    """UTF-8 where a file has characters beyond ASCII and all are that, as those of another encoding
+    are by chance only in texts of a character or two; else `declared`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            ascii = [block.isascii() for block in iter(lambda: file.read(tables.BLOCK), "")]
+    except (OSError, UnicodeDecodeError):
+        return declared
+    return declared if all(ascii) else "utf-8"  # UTF-16, UTF-7 or ISO 2022 may look like ASCII
 
 
 def short(text: str) -> str:

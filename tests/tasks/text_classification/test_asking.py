@@ -42,6 +42,21 @@ def test_a_file_that_is_no_text_has_its_reason_and_the_others_are_asked(tmp_path
     assert frame["text"].iloc[0].startswith("(is not UTF-8 at byte 1 (line 1)")
 
 
+@pytest.mark.parametrize("declared", ["latin-1", "utf-16", "utf-16-le", "gb18030", "iso2022_jp"])
+def test_a_file_is_utf_8_where_it_can_be_and_else_as_the_training_data(tmp_path, declared):
+    """New texts need not come in the encoding that the training data was declared to have."""
+    own = {"latin-1": "Tür größer", "gb18030": "用了两天就坏了", "iso2022_jp": "猫です"}
+    text = own.get(declared, "plain")
+    (tmp_path / "a.txt").write_bytes(text.encode(declared))
+    (tmp_path / "b.txt").write_text("Tür größer 猫")
+    (tmp_path / "c.csv").write_text("review\nTür größer\n", encoding="utf-8-sig")
+    (tmp_path / "d.csv").write_bytes(f"review\n{text}\n".encode(declared))
+    (tmp_path / "e.jsonl").write_text('{"review": "Tür"}\n')
+    params = TextPrepare(data="", text_column="review", encoding=declared)
+    frame = asking.asked([tmp_path, *sorted(tmp_path.glob("*.[cj]s*"))], params)
+    assert frame[INPUT].tolist() == [text, "Tür größer 猫", "Tür größer", text, "Tür"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
