@@ -418,7 +418,9 @@ def _unfit(params: Params) -> Iterator[tuple[str, str]]:
             known = problems.load(params.problem).policies()
             _one_of(policy, known, "policy")
         except ValueError as error:
-            yield "augment.policy", f"{error} (it is {policy!r}); or give a list of transforms"
+            lists = type(params.augment).model_fields["policy"].annotation is not str
+            otherwise = "; or give a list of transforms" if lists else ""
+            yield "augment.policy", f"{error} (it is {policy!r}){otherwise}"
     if params.prepare.label_separator:
         yield from _unfit_for_several(params.train)
     strategy = plugins.load(tasks.thaw_strategies, params.freeze.strategy)

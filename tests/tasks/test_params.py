@@ -154,6 +154,15 @@ def test_a_mistake_names_its_key(text: str, message: str) -> None:
     assert "\n" in str(error.value)
 
 
+def test_a_list_of_transforms_is_advised_only_where_it_is_taken() -> None:
+    texts = f"problem: text_classification\n{SMALL}augment: {{policy: %s}}\n"
+    with pytest.raises(ParamsError) as error:
+        check(texts % "tokendropout")
+    assert str(error.value).endswith("did you mean 'token_dropout'? (it is 'tokendropout')")
+    with pytest.raises(ParamsError, match=r"augment\.policy"):
+        check(texts % "[token_dropout]")
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ParamsError) as error:
         check("prepare: {splt: 1}\nembed: {backbones: []}\ntrain: {epochs: -1}\n")
