@@ -59,17 +59,20 @@ def texts(examples: list[reviews.Example]) -> counted_words.Texts:
 
 
 def test_only_training_and_validation_are_learned_from(tmp_path: Path) -> None:
-    """A test text under the wrong label changes nothing that is said."""
+    """Test texts under wrong labels change nothing that is said, and other ones no choice."""
     splits = ["train", "validation", "train", "test"] * 8
-    first, _ = judged(reviews.project(tmp_path / "a", reviews.ENGLISH, splits))
     other = {"negative": "positive", "positive": "negative"}
-    turned = [
-        (text, other[label] if split == "test" else label)
-        for (text, label), split in zip(reviews.ENGLISH, splits, strict=True)
-    ]
+    turned, replaced = [], []
+    for row, ((text, label), split) in enumerate(zip(reviews.ENGLISH, splits, strict=True)):
+        test = split == "test"
+        turned.append((text, other[label] if test else label))
+        replaced.append((f"unheard{row} words{row} " * 9 if test else text, label))
+    first, _ = judged(reviews.project(tmp_path / "a", reviews.ENGLISH, splits))
     second, _ = judged(reviews.project(tmp_path / "b", turned, splits))
+    third, _ = judged(reviews.project(tmp_path / "c", replaced, splits))
     assert second.predicted.tolist() == first.predicted.tolist()
-    assert second.details == first.details
+    assert third.predicted.tolist() != first.predicted.tolist()
+    assert first.details == second.details == third.details
     assert first.details["features"] > 100
 
 
