@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from flows.process import die_with_parent
 from tasks import files, params_file, versions
@@ -72,16 +75,34 @@ def _check_version(project: Project, name: str) -> None:
         )
 
 
+class _Warnings(logging.StreamHandler[TextIO]):
+    """Keeps what a stage warns of, and prints it as it would be without a handler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = redact(record.getMessage())
+        if message not in self.messages:
+            self.messages.append(message)
+        super().emit(record)
+
+
 class _recorded:
-    """Record what a stage cost, as `.thawline/stages/<stage>.json`, when it succeeds."""
+    """Record what a stage cost and warned of, as `.thawline/stages/<stage>.json`, when it
+    succeeds."""
 
     def __init__(self, project: Project, stage: str) -> None:
         self.project, self.stage = project, stage
 
     def __enter__(self) -> None:
-        self.started = time.perf_counter()
+        self.started, self.warnings = time.perf_counter(), _Warnings()
+        logging.getLogger("tasks").addHandler(self.warnings)
 
     def __exit__(self, kind: object, *_: object) -> None:
+        logging.getLogger("tasks").removeHandler(self.warnings)
         if kind is not None:
             return
         own = resource.getrusage(resource.RUSAGE_SELF)
@@ -93,6 +114,7 @@ class _recorded:
             seconds=time.perf_counter() - self.started,
             cpu_seconds=own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
             peak_mb=own.ru_maxrss / unit,
+            warnings=self.warnings.messages,
         )
 
 
@@ -100,12 +122,20 @@ def record_file(project: Project, stage: str) -> Path:
     return project.scratch / "stages" / f"{stage}.json"
 
 
-def record(project: Project, stage: str, seconds: float, **cost: float) -> None:
-    """Write the cost of a stage's last run: `seconds`, perhaps `cpu_seconds` and `peak_mb`."""
+def record(
+    project: Project, stage: str, seconds: float, warnings: Sequence[str] = (), **cost: float
+) -> None:
+    """Write the cost of a stage's last run: `seconds`, perhaps `cpu_seconds` and `peak_mb`; and
+    what it warned of."""
     rounded = {name: round(value, 3) for name, value in {"seconds": seconds, **cost}.items()}
     files.write_json(
         record_file(project, stage),
-        {"stage": stage, **rounded, "finished_at": round(time.time(), 3)},
+        {
+            "stage": stage,
+            **rounded,
+            "finished_at": round(time.time(), 3),
+            "warnings": list(warnings),
+        },
     )
 
 
@@ -115,6 +145,14 @@ def recorded_seconds(project: Project, stage: str) -> float | None:
         return float(files.read_json(record_file(project, stage))["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def warned(project: Project, stage: str) -> list[str]:
+    """What the stage warned of when it last ran here."""
+    try:
+        return [str(each) for each in files.read_json(record_file(project, stage))["warnings"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _tell_flow(message: str) -> None:

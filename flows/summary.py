@@ -43,7 +43,8 @@ def summary(project: Project, ran: Ran) -> dict[str, Any]:
 
 
 def _stages(project: Project, ran: Ran) -> list[dict[str, Any]]:
-    """Each stage's state in this run, its seconds now, and what its work took when last done."""
+    """Each stage's state in this run, its seconds now, what its work took when last done, and what
+    it warned of in this run."""
     if ran.standing is None:
         return []
     return [
@@ -52,6 +53,7 @@ def _stages(project: Project, ran: Ran) -> list[dict[str, Any]]:
             "state": s.state,
             "seconds": s.seconds,
             "work_seconds": stages.recorded_seconds(project, s.stage),
+            "warnings": stages.warned(project, s.stage) if s.state == "done" else [],
         }
         for s in ran.standing.stages
     ]
@@ -84,6 +86,9 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "stages", "nothing to do, all are up to date"
     else:
         yield "stages", _costs(result["stages"])
+    for stage in result["stages"]:
+        for warning in stage["warnings"]:
+            yield "warning", f"{stage['stage']}: {warning}"
     if "backbone" in result:
         frozen = f"{result['frozen_share']:.0%} of the compute frozen"
         yield "backbone", result["backbone"]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
+
+import pytest
 
 from flows import stage
 from tasks import files
@@ -39,6 +42,18 @@ def test_a_stage_does_its_work_and_records_its_cost(project: Project) -> None:
     assert cost["stage"] == "freeze"
     assert 0 < cost["seconds"] < 60 and cost["cpu_seconds"] > 0 and cost["peak_mb"] > 1
     assert stage.recorded_seconds(project, "freeze") == cost["seconds"]
+
+
+def test_what_a_stage_warns_of_is_kept_once_and_printed(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stage._recorded(project, "train"):
+        for _ in range(2):
+            logging.getLogger("tasks.any").warning("%d texts are cut", 4)
+    assert stage.warned(project, "train") == ["4 texts are cut"]
+    assert capsys.readouterr().err == "4 texts are cut\n" * 2
+    assert not logging.getLogger("tasks").handlers
+    assert stage.warned(project, "freeze") == []
 
 
 def test_a_failure_is_told_to_the_flow_and_records_no_cost(project: Project) -> None:

@@ -30,7 +30,8 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
     }
     files.write_json(project.reports / "metrics.json", metrics)
     (project.reports / "report.html").write_text("<p>")
-    record(project, "train", seconds=41.0)
+    record(project, "train", seconds=41.0, warnings=["4 of 9 texts are cut"])
+    record(project, "prepare", seconds=2.0, warnings=["of another run"])
     stages = [StageState("prepare", "unchanged"), StageState("train", "done", seconds=42.4)]
     note = "some points are not in MLflow yet"
     known = Registration("clothes", 3, ["challenger"], "f00", True, notes=[note], moved=[])
@@ -44,6 +45,7 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
     summary.show(Console(file=text, width=40), result)  # too narrow for most lines
     for part in (
         "train 42 s · 1 unchanged",
+        "train: 4 of 9 texts are cut",
         "mobilenet_v2",
         "b14 (60% of the compute frozen below it)",
         "0.900  (0.885 to 0.913)",
@@ -57,6 +59,7 @@ def test_the_summary_says_what_the_run_ended_with(tmp_path: Path) -> None:
     ):
         assert part in text.getvalue()
     assert "resnet18" not in text.getvalue()
+    assert "of another run" not in text.getvalue()
 
 
 def test_a_project_without_model_or_metrics_has_a_summary_too(tmp_path: Path) -> None:
