@@ -131,6 +131,7 @@ def test_auto_takes_the_depth_and_the_rate_that_did_best(
 ) -> None:
     monkeypatch.setattr(auto, "FEW", 1)
     monkeypatch.setattr(auto, "SEPARATED", 1.1)
+    monkeypatch.setattr(race, "LEAST_STEPS", 1)
     chosen = settings(
         freeze={"strategy": "auto", "thaw_fraction": 0.5, "phase_epochs": 1},
         train={"learning_rate": "auto"},
@@ -157,6 +158,7 @@ def test_what_takes_too_long_an_epoch_is_out_of_the_race(
 ) -> None:
     monkeypatch.setattr(auto, "FEW", 1)
     monkeypatch.setattr(auto, "SEPARATED", 1.1)
+    monkeypatch.setattr(race, "LEAST_STEPS", 1)
     limited = {"strategy": "auto", "phase_epochs": 1, "epoch_minutes": 1e-9}
     freeze.run(project, settings(freeze=limited))
     plan = ThawPlan.read(project.thaw_plan)
@@ -224,6 +226,7 @@ def test_a_race_that_must_keep_what_is_frozen_may_reach_where_nothing_is(
 
     monkeypatch.setattr(auto, "FEW", 1)
     monkeypatch.setattr(auto, "SEPARATED", 1.1)
+    monkeypatch.setattr(race, "LEAST_STEPS", 1)
     monkeypatch.setattr(race, "run", deeper_is_better)
     chosen = {"strategy": "auto", "thaw_fraction": 1, "phase_epochs": 1, "cache": "on"}
     freeze.run(project, settings(freeze=chosen))
