@@ -69,8 +69,9 @@ THAWLINE_RATES = (0.001, 0.002, 0.004)
 
 def main() -> None:
     options = _options()
-    name = "peers_again" if options.again else "peers"
-    results = Results(name, "Accuracy against CPU seconds", options.results, options.some)
+    variant = "again" if options.again else ""
+    title = "Accuracy against CPU seconds"
+    results = Results("peers", title, options.results, options.some, variant)
     runner = Runner.of(options, options.fastai_python, options.jobs)
     rows, values, lines = {}, {}, _preface(options)
     for name in options.data:

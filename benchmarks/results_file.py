@@ -71,17 +71,19 @@ class Results:
     title: str
     folder: Path = RESULTS
     some: Sequence[str] = ()  # data sets, where these are not all that the benchmark has
+    variant: str = ""  # the option, if any, that makes it another benchmark
     load_at_start: float = field(default_factory=load)
 
     @property
     def stem(self) -> str:
         """The name of the files: results of some data sets replace no others."""
-        return "_".join([self.name, *self.some])
+        return "_".join(filter(None, [self.name, self.variant, *self.some]))
 
     def header(self) -> dict[str, Any]:
-        data = ["--data", *self.some] if self.some else []
+        options = [f"--{self.variant} …"] if self.variant else []
+        options += ["--data", *self.some] if self.some else []
         return {
-            "benchmark": " ".join([f"python -m benchmarks.{self.name}", *data]),
+            "benchmark": " ".join([f"python -m benchmarks.{self.name}", *options]),
             "date": datetime.date.today().isoformat(),
             "machine": machine(),
             "commit": commit(),

@@ -72,6 +72,10 @@ def layers(plan: ThawPlan) -> list[dict[str, Any]]:
     """One row a layer: parameters, share of the compute, and how fast it learns in each phase."""
     total = sum(layer.flops for layer in plan.layers) or 1
     starts = {phase.name: freeze.start(plan.layers, phase) for phase in plan.phases}
+    found = [
+        [name for name, start in starts.items() if plan.cache and i < start]
+        for i in range(len(plan.layers))
+    ]
     return [
         {
             "layer": layer.name,
@@ -82,11 +86,11 @@ def layers(plan: ThawPlan) -> list[dict[str, Any]]:
                 for phase in plan.phases
                 if layer.name in phase.learning_rates
             },
-            # The phases that find the output of this layer, or of one above it, computed.
-            "cached": [name for name, start in starts.items() if plan.cache and number < start],
+            "cached": bool(phases),
+            "cached_in": phases,  # that find the output of this layer, or of one above it, computed
             "read": plan.reading is not None and layer.name in plan.reading.layers,
         }
-        for number, layer in enumerate(plan.layers)
+        for layer, phases in zip(plan.layers, found, strict=True)
     ]
 
 
@@ -126,7 +130,8 @@ def _states(row: dict[str, Any], most: list[str]) -> Iterator[str]:
     if row["read"]:
         yield "read"
     if row["cached"]:
-        yield "cached" if row["cached"] == most else f"cached in {', '.join(row['cached'])}"
+        every = row["cached_in"] == most
+        yield "cached" if every else f"cached in {', '.join(row['cached_in'])}"
 
 
 def _thaw_table(rows: list[dict[str, Any]]) -> Table:
@@ -141,6 +146,6 @@ def _thaw_table(rows: list[dict[str, Any]]) -> Table:
             f"{row['parameters']:,}",
             f"{row['compute_share']:.1%}",
             rates or "[blue]frozen[/]",
-            " ".join(_states(row, rows[0]["cached"])),
+            " ".join(_states(row, rows[0]["cached_in"])),
         )
     return table

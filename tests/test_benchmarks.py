@@ -157,3 +157,6 @@ def test_results_of_some_data_sets_replace_no_others(tmp_path: Path) -> None:
     Results("example", "An example", tmp_path, some).write({}, [])
     found = files.read_json(tmp_path / "example_texts.json")
     assert found["benchmark"] == "python -m benchmarks.example --data texts"
+    Results("example", "An example", tmp_path, some, "again").write({}, [])
+    found = files.read_json(tmp_path / "example_again_texts.json")
+    assert found["benchmark"] == "python -m benchmarks.example --again … --data texts"

@@ -55,7 +55,7 @@ def test_the_thaw_plan_is_shown_by_layer(project: Project) -> None:
     chosen(project)
     found = plan.plan(project)
     rows = found["thaw_plan"]
-    assert [row["cached"] for row in rows] == [["last blocks"], [], []]
+    assert [row["cached"] for row in rows] == [True, False, False]
     assert [row["parameters"] for row in rows] == [10, 20, 4 * 3 + 3]
     assert [row["compute_share"] for row in rows] == [0.75, 0.22, 0.03]
     assert rows[1]["learning_rates"] == {"last blocks": 1.0}
@@ -68,9 +68,9 @@ def test_what_only_some_phases_find_computed_says_which(project: Project) -> Non
     gradual = ["freeze.strategy=gradual", "freeze.thaw_fraction=1", "train.epochs=8"]
     params_file.set_values(project.root, gradual)
     rows = plan.plan(project)["thaw_plan"]
-    everywhere, *_, head = (row["cached"] for row in rows)
+    everywhere, *_, head = (row["cached_in"] for row in rows)
     assert everywhere and head == []
-    top = rows[1]["cached"]
+    top = rows[1]["cached_in"]
     assert 0 < len(top) < len(everywhere)
     shown = " ".join(here(project, "plan").stdout.split())
     assert f"cached in {', '.join(top)}" in shown

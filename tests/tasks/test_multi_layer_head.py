@@ -110,7 +110,7 @@ def test_the_plan_says_what_the_head_reads(embedded: Project) -> None:
     assert f"{plan.reading.kept:,} of the {plan.reading.width:,} pooled features" in plan.why
     rows = flows.plan.layers(plan)
     assert [row["read"] for row in rows] == [True] * len(below) + [False]
-    assert [bool(row["cached"]) for row in rows] == [True] * len(below) + [False]
+    assert [row["cached"] for row in rows] == [True] * len(below) + [False]
 
 
 def test_a_record_without_widths_is_refused() -> None:
